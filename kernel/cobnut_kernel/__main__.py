@@ -1,0 +1,38 @@
+"""The kernel's command line."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from cobnut_kernel import __version__
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a kernel until it is asked to stop."""
+    parser = argparse.ArgumentParser(
+        prog="cobnut-kernel",
+        description="Run a Jupyter kernel: the process behind a notebook, which front ends start by themselves.",
+        epilog="The file names the sockets to listen on and the key that signs messages. Where it does not exist it is "
+        "written, readable for you alone; a front end connects with it, and it is removed when the kernel ends.",
+    )
+    parser.add_argument("-f", dest="connection_file", metavar="FILE", required=True, help="the connection file")
+    parser.add_argument("--version", action="version", version=f"cobnut-kernel {__version__}")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(format="%(name)s: %(message)s")
+    _run(Path(options.connection_file))
+
+
+def _run(connection_file: Path) -> None:
+    # Imported here: --help answers at once.
+    from cobnut_kernel.runtime.kernel import Kernel
+    from cobnut_kernel.runtime.lifetime import Watchdog
+
+    kernel = Kernel(connection_file=str(connection_file.absolute()))
+    Watchdog(kernel).start()
+    kernel.run()
+
+
+if __name__ == "__main__":
+    main()

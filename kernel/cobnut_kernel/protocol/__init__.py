@@ -1,0 +1,1 @@
+"""What the bytes mean: messages, signatures and connection files, without any input or output."""

@@ -1,0 +1,1 @@
+"""The kernel process: it answers requests and runs cells."""

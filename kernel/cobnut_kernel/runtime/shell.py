@@ -1,0 +1,157 @@
+"""IPython's shell, told where to show things."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from IPython.core.error import StdinNotImplementedError
+from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
+from traitlets import Type
+
+from cobnut_kernel.protocol.json import dumps
+from cobnut_kernel.protocol.messages import Channel, MessageType
+from cobnut_kernel.runtime.display import Publisher, ResultHook
+from cobnut_kernel.runtime.sockets import Outbox, Outgoing
+
+if TYPE_CHECKING:
+    from cobnut_kernel.runtime.job import CurrentJob
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What an execute request asks the shell to run.
+
+    Source: "Execute" in the Jupyter messaging specification.
+    """
+
+    code: str
+    silent: bool
+    store_history: bool
+    user_expressions: dict[str, str]
+    cell_id: str | None
+
+    @classmethod
+    def from_request(cls, content: dict[str, Any], metadata: dict[str, Any]) -> Cell:
+        """Read the request; what is silent is not stored either.
+
+        Raises:
+            TypeError: there is no code, or it is no text.
+        """
+        code = content.get("code")
+        if not isinstance(code, str):
+            raise TypeError("An execute request needs its 'code', as text.")
+        silent = bool(content.get("silent", False))
+        return cls(
+            code,
+            silent,
+            bool(content.get("store_history", not silent)) and not silent,
+            dict(content.get("user_expressions") or {}),
+            metadata.get("cellId"),
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a cell ended; `expressions` are the user expressions' values, by name, where it succeeded."""
+
+    error: BaseException | None = None
+    expressions: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+class Shell(InteractiveShell):
+    """IPython's shell for one kernel: what it shows goes out as messages of the current job."""
+
+    displayhook_class = Type(ResultHook)
+    display_pub_class = Type(Publisher)
+
+    displayhook: ResultHook
+    display_pub: Publisher
+
+    def connect(self, outbox: Outbox, current: CurrentJob) -> None:
+        """Say where messages go, once, before the first cell."""
+        self._outbox = outbox
+        self._current = current
+        self.displayhook.send = self.publish
+        self.displayhook.count = self.current_count
+        self.display_pub.send = self.publish
+        builtins.input = self._refuse_input
+        self.exit_requested = False
+
+    def publish(self, msg_type: MessageType, content: dict[str, Any]) -> None:
+        """Publish a message of the current job on iopub.
+
+        Raises:
+            TypeError: the content has no JSON form.
+        """
+        self._outbox.post(Outgoing(Channel.IOPUB, msg_type, dumps(content), self._current.parent()))
+
+    def current_count(self) -> int:
+        """Return the execution count of the running cell."""
+        job = self._current.get()
+        return job.execution_count if job is not None and job.execution_count is not None else self.execution_count
+
+    async def run(self, cell: Cell) -> Outcome:
+        """Run a cell, whole: transformation, code, IPython's hooks after it, and the user expressions."""
+        transformed, failure = cell.code, None
+        try:
+            transformed = self.transform_cell(cell.code)
+        except Exception:  # the shell shows it as the cell's error
+            failure = sys.exc_info()
+        result: ExecutionResult | None = None
+        try:
+            result = await self.run_cell_async(
+                cell.code,
+                store_history=cell.store_history,
+                silent=cell.silent,
+                transformed_cell=transformed,
+                preprocessing_exc_tuple=failure,
+                cell_id=cell.cell_id,
+            )
+        finally:
+            self.events.trigger("post_execute")
+            if not cell.silent:
+                self.events.trigger("post_run_cell", result)
+        error = result.error_before_exec or result.error_in_exec
+        if error is not None:
+            return Outcome(error)
+        return Outcome(expressions=self.user_expressions(cell.user_expressions) if cell.user_expressions else {})
+
+    def interrupted(self, error: KeyboardInterrupt) -> Outcome:
+        """Show an interrupt that ended a cell outside its own code, unless it was shown on its way."""
+        job = self._current.get()
+        if job is None or job.error is None:
+            self.showtraceback((KeyboardInterrupt, error, error.__traceback__))
+        return Outcome(error)
+
+    def ask_exit(self) -> None:
+        """Stop the kernel after this cell, and tell the front end (specification: "Payloads", ask_exit)."""
+        self.exit_requested = True
+        job = self._current.get()
+        if job is not None:
+            job.payload.append({"source": "ask_exit", "keepkernel": False})
+
+    def _showtraceback(self, etype: Any, evalue: Any, stb: list[str]) -> None:
+        job = self._current.get()
+        content: dict[str, Any] = {
+            "ename": getattr(etype, "__name__", str(etype)),
+            "evalue": _text_of(evalue),
+            "traceback": stb,
+        }
+        if job is not None:
+            job.error = content
+        self.publish(MessageType.ERROR, content)
+
+    def _refuse_input(self, prompt: object = "", /) -> NoReturn:
+        raise StdinNotImplementedError(
+            "input() was called, but this kernel cannot ask for input yet: put the value into the code."
+        )
+
+
+def _text_of(error: object) -> str:
+    try:
+        return str(error)
+    except Exception:  # the user's own __str__ may fail; the error is still to be shown
+        return f"<unprintable {type(error).__name__}>"

@@ -1,0 +1,234 @@
+"""The kernel's five sockets on the I/O thread: requests come in, replies and output go out in order."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import zmq
+
+from cobnut_kernel.errors import ProtocolError
+from cobnut_kernel.protocol.codec import EMPTY, Codec
+from cobnut_kernel.protocol.json import dumps
+from cobnut_kernel.protocol.messages import Channel, Message, MessageType
+from cobnut_kernel.transport import Endpoint, IOThread, SocketSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cobnut_kernel.protocol.connection import ConnectionInfo
+
+PACE = 0.02
+"""Seconds between two messages of one stream while it keeps writing; the first one goes at once."""
+
+_REQUESTS = (Channel.SHELL, Channel.CONTROL, Channel.STDIN)
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message of the kernel whose content is JSON already: what user code changes later is not in it."""
+
+    channel: Channel
+    msg_type: MessageType
+    content: bytes
+    parent: bytes = EMPTY
+    metadata: bytes = EMPTY
+    identities: tuple[bytes, ...] = ()
+    buffers: tuple[bytes, ...] = ()
+
+
+class Outbox:
+    """All that the kernel says, in the order it was said, from any thread and without waiting.
+
+    Text of one stream that lies together becomes one message. The high-water marks are off, so that a slow
+    reader costs memory but loses nothing and holds up nobody.
+    """
+
+    def __init__(self, thread: IOThread, codec: Codec) -> None:
+        self.codec = codec
+        self.endpoints: dict[Channel, Endpoint] = {}
+        self._thread = thread
+        self._items: deque[Outgoing | tuple[bytes, str, str]] = deque()
+        self._asked: bool = False
+        self._pacing: bool = False
+
+    def post(self, message: Outgoing, *, soon: bool = True) -> None:
+        """Send a message; with `soon` off it may wait for the next one."""
+        self._items.append(message)
+        if soon and not self._asked:
+            self._ask()
+
+    def write(self, parent: bytes, stream: str, text: str) -> None:
+        """Send text of a stream, at once or, while text flows, within `PACE`."""
+        self._items.append((parent, stream, text))
+        if not self._pacing and not self._asked:
+            self._ask()
+
+    def _ask(self) -> None:
+        self._asked = True
+        self._thread.call_soon(self._drain)
+
+    # ── only in the I/O thread ──────────────────────────────────────────────────────────────────────────────────────
+
+    def _drain(self) -> None:
+        self._asked = False
+        if self._send_all() and not self._pacing:
+            self._pacing = True
+            self._thread.call_later(PACE, self._keep_pace)
+
+    def _keep_pace(self) -> None:
+        if self._send_all():
+            self._thread.call_later(PACE, self._keep_pace)
+            return
+        self._pacing = False
+        if self._items:  # written between the two lines above: its writer saw us pacing and did not ask
+            self._drain()
+
+    def _send_all(self) -> bool:
+        """Send what is there; True if text was in it."""
+        texts: list[str] = []
+        key: tuple[bytes, str] | None = None
+        wrote = False
+        while self._items:
+            item = self._items.popleft()
+            if isinstance(item, tuple):
+                parent, stream, text = item
+                if key != (parent, stream):
+                    self._send_text(key, texts)
+                    key, texts = (parent, stream), []
+                texts.append(text)
+                wrote = True
+            else:
+                self._send_text(key, texts)
+                key, texts = None, []
+                self._send(item)
+        self._send_text(key, texts)
+        return wrote
+
+    def _send_text(self, key: tuple[bytes, str] | None, texts: list[str]) -> None:
+        if key is None:
+            return
+        parent, stream = key
+        content = dumps({"name": stream, "text": "".join(texts)})
+        self._send(Outgoing(Channel.IOPUB, MessageType.STREAM, content, parent))
+
+    def _send(self, message: Outgoing) -> None:
+        header = dumps(self.codec.header(message.msg_type).as_dict())
+        signed = self.codec.sign((header, message.parent, message.metadata, message.content))
+        identities = message.identities or (topic(message.msg_type, self.codec.session),)
+        self.endpoints[message.channel].send([*identities, *signed, *message.buffers])
+
+
+def topic(msg_type: str, session: str) -> bytes:
+    """Name the iopub topic of a message type."""
+    return f"kernel.{session}.{msg_type}".encode()
+
+
+class Heartbeat:
+    """An echo that runs in C without the GIL, so that code that holds it stops no beat."""
+
+    def __init__(self, url: str) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.bind(url)
+        self.url = self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
+        self._thread = threading.Thread(target=self._echo, name="cobnut-heartbeat", daemon=True)
+        self._thread.start()
+
+    def _echo(self) -> None:
+        try:
+            zmq.proxy(self._socket, self._socket)
+        except zmq.ContextTerminated:
+            self._socket.close(0)
+
+    def close(self) -> None:
+        """Stop the echo."""
+        self._context.term()
+        self._thread.join()
+
+
+class KernelSockets:
+    """The five sockets, from binding to closing.
+
+    Args:
+        connection: where to bind; ports of 0 are chosen by the system, see `connection` afterwards.
+        outbox: what the kernel says; it gets its sockets here.
+        receive: called with every request, in the I/O thread.
+
+    Raises:
+        zmq.ZMQError: an address is in use or is none of ours; nothing stays open.
+    """
+
+    def __init__(self, connection: ConnectionInfo, outbox: Outbox, receive: Callable[[Channel, Message], None]) -> None:
+        self.outbox = outbox
+        self._thread = IOThread.shared()
+        self._codecs = {channel: Codec(connection.key) for channel in _REQUESTS}
+        self._receive = receive
+        self._heartbeat: Heartbeat | None = None
+        try:
+            self._heartbeat = Heartbeat(connection.url(Channel.HEARTBEAT))
+            for channel in (*_REQUESTS, Channel.IOPUB):
+                self.outbox.endpoints[channel] = self._open(channel, connection.url(channel))
+        except BaseException:
+            self.close()
+            raise
+        self.connection = _with_ports(connection, self._urls())
+        for path in self.connection.ipc_paths():
+            Path(path).chmod(0o600)
+
+    def close(self) -> None:
+        """Send what is left, then close all."""
+        for endpoint in self.outbox.endpoints.values():
+            endpoint.close()
+        if self._heartbeat is not None:
+            self._heartbeat.close()
+
+    def _open(self, channel: Channel, url: str) -> Endpoint:
+        if channel is Channel.IOPUB:
+            # XPUB_VERBOSE: without it only the first subscriber of a topic is welcomed (JEP 65).
+            spec = SocketSpec(zmq.XPUB, url, bind=True, linger=1000, options={zmq.XPUB_VERBOSE: 1})
+            return self._thread.open(spec, self._on_subscription)
+        # ROUTER_HANDOVER: a client that reconnects under its identity gets its replies (ipykernel #270).
+        spec = SocketSpec(zmq.ROUTER, url, bind=True, linger=1000, options={zmq.ROUTER_HANDOVER: 1})
+        return self._thread.open(spec, lambda frames: self._on_request(channel, frames))
+
+    def _urls(self) -> dict[Channel, str]:
+        assert self._heartbeat is not None
+        urls = {channel: endpoint.url for channel, endpoint in self.outbox.endpoints.items()}
+        return {**urls, Channel.HEARTBEAT: self._heartbeat.url}
+
+    def _on_request(self, channel: Channel, frames: list[bytes]) -> None:
+        try:
+            message = self._codecs[channel].decode(frames)
+        except ProtocolError as error:
+            _log.warning("A request on %s was refused: %s", channel, error)
+            return
+        self._receive(channel, message)
+
+    def _on_subscription(self, frames: list[bytes]) -> None:
+        """Welcome a new subscriber with the topic it asked for (JEP 65)."""
+        subscribed, subscription = frames[0][:1] == b"\x01", frames[0][1:]
+        if not subscribed:
+            return
+        try:
+            content = dumps({"subscription": subscription.decode()})
+        except UnicodeDecodeError:
+            return
+        self.outbox.post(
+            Outgoing(Channel.IOPUB, MessageType.IOPUB_WELCOME, content, identities=(subscription,))
+            if subscription
+            else Outgoing(Channel.IOPUB, MessageType.IOPUB_WELCOME, content)
+        )
+
+
+def _with_ports(connection: ConnectionInfo, urls: dict[Channel, str]) -> ConnectionInfo:
+    """Fill in the ports that the system has chosen."""
+    if connection.transport == "ipc":
+        return connection
+    return replace(connection, **{f"{channel}_port": int(url.rpartition(":")[2]) for channel, url in urls.items()})
