@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from pathlib import Path
 
 from cobnut_kernel import __version__
+from cobnut_kernel.errors import CobnutError
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -31,7 +33,10 @@ def _run(connection_file: Path) -> None:
 
     kernel = Kernel(connection_file=str(connection_file.absolute()))
     Watchdog(kernel).start()
-    kernel.run()
+    try:
+        kernel.run()
+    except (CobnutError, OSError) as error:
+        sys.exit(f"cobnut-kernel: {error}")
 
 
 if __name__ == "__main__":

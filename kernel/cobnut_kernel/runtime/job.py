@@ -14,8 +14,9 @@ from cobnut_kernel.protocol.messages import Channel, Message, MessageType
 class Job:
     """One request, and what its handling has brought so far.
 
-    `number` counts the requests of the process in the order of their arrival. `execution_count` is that of the cell;
-    `error` is the content of the error that was shown for it, `payload` the list that the execute reply carries (specification: "Payloads").
+    `number` counts the requests of the process in the order of their arrival. `execution_count` is that of the
+    cell. `error` is the content of the error that was shown for it, `payload` the list that the execute reply
+    carries (specification: "Payloads").
     """
 
     channel: Channel

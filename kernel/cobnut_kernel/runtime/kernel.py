@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import threading
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from cobnut_kernel.protocol.connection import ConnectionInfo
 from cobnut_kernel.protocol.json import dumps
 from cobnut_kernel.protocol.messages import PROTOCOL_VERSION, Channel, MessageType
 from cobnut_kernel.runtime.dispatch import Dispatcher, Handler, Lane, LaneName, error_content, publish_status
+from cobnut_kernel.runtime.imports import add_user_folder
 from cobnut_kernel.runtime.interrupts import Interrupted, Interrupts
 from cobnut_kernel.runtime.job import CurrentJob, Job
 from cobnut_kernel.runtime.lifetime import Signals, watch_owner
@@ -44,11 +46,11 @@ class Kernel(HasTraits, AsyncContextManagerMixin):
     kernel_name = Unicode("cobnut", help="The kernel's name.")
     transport = CaselessStrEnum(["tcp", "ipc"], default_value="tcp", help="Transport, where no file says it.")
     ip = Unicode("127.0.0.1", help="The address to listen on, where no file says it; for ipc the path's beginning.")
-    help_links: List[dict[str, str], list[dict[str, str]]] = List(help="The links that kernel_info names.")
+    help_links: List[dict[str, str]] = List(help="The links that kernel_info names.")
 
     _instance: ClassVar[Kernel | None] = None
 
-    def __new__(cls, **settings: Any) -> Kernel:
+    def __new__(cls, **settings: Any) -> Kernel:  # noqa: PYI034 - the one there is may be a subclass's
         """Return the process's kernel; settings are for the first call, which makes it."""
         if Kernel._instance is None:
             Kernel._instance = super().__new__(cls, **settings)
@@ -185,6 +187,8 @@ class Kernel(HasTraits, AsyncContextManagerMixin):
 
         shell = Shell.instance()
         shell.connect(outbox, self._jobs)
+        if sys.flags.safe_path:
+            add_user_folder()
         return shell
 
     # ── what the running code belongs to ────────────────────────────────────────────────────────────────────────────

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import sys
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from IPython.core.error import StdinNotImplementedError
@@ -14,6 +15,7 @@ from traitlets import Type
 from cobnut_kernel.protocol.json import dumps
 from cobnut_kernel.protocol.messages import Channel, MessageType
 from cobnut_kernel.runtime.display import Publisher, ResultHook
+from cobnut_kernel.runtime.imports import without_user_folder
 from cobnut_kernel.runtime.sockets import Outbox, Outgoing
 
 if TYPE_CHECKING:
@@ -100,7 +102,7 @@ class Shell(InteractiveShell):
             transformed = self.transform_cell(cell.code)
         except Exception:  # the shell shows it as the cell's error
             failure = sys.exc_info()
-        result: ExecutionResult | None = None
+        result = None
         try:
             result = await self.run_cell_async(
                 cell.code,
@@ -110,14 +112,20 @@ class Shell(InteractiveShell):
                 preprocessing_exc_tuple=failure,
                 cell_id=cell.cell_id,
             )
+            return self._outcome(cell, result)
         finally:
             self.events.trigger("post_execute")
             if not cell.silent:
                 self.events.trigger("post_run_cell", result)
+
+    def _outcome(self, cell: Cell, result: ExecutionResult) -> Outcome:
         error = result.error_before_exec or result.error_in_exec
         if error is not None:
             return Outcome(error)
-        return Outcome(expressions=self.user_expressions(cell.user_expressions) if cell.user_expressions else {})
+        return Outcome(expressions=self._evaluate(cell.user_expressions) if cell.user_expressions else {})
+
+    def _evaluate(self, expressions: dict[str, str]) -> dict[str, Any]:
+        return self.user_expressions(expressions)  # pyright: ignore[reportUnknownVariableType] - IPython does not say
 
     def interrupted(self, error: KeyboardInterrupt) -> Outcome:
         """Show an interrupt that ended a cell outside its own code, unless it was shown on its way."""
@@ -132,6 +140,17 @@ class Shell(InteractiveShell):
         job = self._current.get()
         if job is not None:
             job.payload.append({"source": "ask_exit", "keepkernel": False})
+
+    def showtraceback(self, *args: Any, **kwargs: Any) -> None:
+        """Show an error; what draws it is imported now, with the first one."""
+        with without_user_folder():
+            super().showtraceback(*args, **kwargs)
+
+    def system(self, cmd: str) -> Any:
+        """Run a command of the system; what runs it is imported now, with the first one."""
+        with without_user_folder():
+            import_module("pexpect")
+        return super().system(cmd)
 
     def _showtraceback(self, etype: Any, evalue: Any, stb: list[str]) -> None:
         job = self._current.get()

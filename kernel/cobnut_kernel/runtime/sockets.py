@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from cobnut_kernel.errors import ProtocolError
+from cobnut_kernel.errors import ConnectionFileError, ProtocolError
 from cobnut_kernel.protocol.codec import EMPTY, Codec
 from cobnut_kernel.protocol.json import dumps
 from cobnut_kernel.protocol.messages import Channel, Message, MessageType
@@ -162,7 +162,7 @@ class KernelSockets:
         receive: called with every request, in the I/O thread.
 
     Raises:
-        zmq.ZMQError: an address is in use or is none of ours; nothing stays open.
+        ConnectionFileError: an address is in use or is none of ours; nothing stays open.
     """
 
     def __init__(self, connection: ConnectionInfo, outbox: Outbox, receive: Callable[[Channel, Message], None]) -> None:
@@ -175,9 +175,11 @@ class KernelSockets:
             self._heartbeat = Heartbeat(connection.url(Channel.HEARTBEAT))
             for channel in (*_REQUESTS, Channel.IOPUB):
                 self.outbox.endpoints[channel] = self._open(channel, connection.url(channel))
-        except BaseException:
+        except zmq.ZMQError as error:
             self.close()
-            raise
+            raise ConnectionFileError(
+                f"The kernel cannot listen where its connection says: {error}. Give it other ports, or stop what uses them."
+            ) from error
         self.connection = _with_ports(connection, self._urls())
         for path in self.connection.ipc_paths():
             Path(path).chmod(0o600)
