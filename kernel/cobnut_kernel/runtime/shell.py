@@ -15,6 +15,7 @@ from traitlets import Type
 from cobnut_kernel.protocol.json import dumps
 from cobnut_kernel.protocol.messages import Channel, MessageType
 from cobnut_kernel.runtime.display import Publisher, ResultHook
+from cobnut_kernel.runtime.history import History
 from cobnut_kernel.runtime.imports import without_user_folder
 from cobnut_kernel.runtime.sockets import Outbox, Outgoing
 
@@ -71,6 +72,11 @@ class Shell(InteractiveShell):
 
     displayhook: ResultHook
     display_pub: Publisher
+
+    def init_history(self) -> None:
+        """Set up the history; named by IPython's start."""
+        self.history_manager = History(shell=self, parent=self)
+        self.configurables.append(self.history_manager)  # pyright: ignore[reportArgumentType] - typed too narrowly
 
     def connect(self, outbox: Outbox, current: CurrentJob) -> None:
         """Say where messages go, once, before the first cell."""

@@ -178,7 +178,8 @@ class KernelSockets:
         except zmq.ZMQError as error:
             self.close()
             raise ConnectionFileError(
-                f"The kernel cannot listen where its connection says: {error}. Give it other ports, or stop what uses them."
+                f"The kernel cannot listen where its connection says: {error}. "
+                "Give it other ports, or stop what uses them."
             ) from error
         self.connection = _with_ports(connection, self._urls())
         for path in self.connection.ipc_paths():
