@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import sys
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -20,6 +21,8 @@ from cobnut_kernel.runtime.imports import without_user_folder
 from cobnut_kernel.runtime.sockets import Outbox, Outgoing
 
 if TYPE_CHECKING:
+    from IPython.core.completer import IPCompleter
+
     from cobnut_kernel.runtime.job import CurrentJob
 
 
@@ -77,6 +80,16 @@ class Shell(InteractiveShell):
         """Set up the history; named by IPython's start."""
         self.history_manager = History(shell=self, parent=self)
         self.configurables.append(self.history_manager)  # pyright: ignore[reportArgumentType] - typed too narrowly
+
+    def init_completer(self) -> None:
+        """Leave the completer for its first use: it would be a tenth of the kernel's start."""
+
+    @cached_property
+    def Completer(self) -> IPCompleter:  # noqa: N802 - IPython's name
+        """IPython's completer, made when it is first asked for."""
+        with without_user_folder():
+            super().init_completer()  # which sets the attribute that this property stands for
+        return self.__dict__["Completer"]
 
     def connect(self, outbox: Outbox, current: CurrentJob) -> None:
         """Say where messages go, once, before the first cell."""
