@@ -16,11 +16,11 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, cast
 
 from cobnut_kernel.errors import MalformedMessageError, ReplayedMessageError, SignatureError
-from cobnut_kernel.protocol.json import dumps, loads
+from cobnut_kernel.protocol.json import dumps, loads, loads_strictly
 from cobnut_kernel.protocol.messages import Header, Message
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 DELIMITER = b"<IDS|MSG>"
 """The frame between the routing identities and the message."""
@@ -35,7 +35,7 @@ class ReplayGuard:
     def __init__(self, size: int = 65536) -> None:
         self.size = size
         self._seen: set[bytes] = set()
-        self._order: deque[bytes] = deque()  # an ordered dict would walk over what it forgot: 28 µs a message
+        self._order: deque[bytes] = deque()  # a dict alone walks over what it forgot: 28 µs a message
 
     def admit(self, signature: bytes) -> bool:
         """Remember a signature; False if it was seen before."""
@@ -124,15 +124,15 @@ class Codec:
         identities, signature, parts, buffers = _split(frames)
         if self.key:
             self._check(signature, parts)
-        header, parent, metadata, content = parts
+        header, header_json = _header(parts[0])
         return Message(
-            Header.from_dict(_object("header", header)),
-            _parent(parent),
-            _object("metadata", metadata),
-            _object("content", content),
+            header,
+            _parent(parts[1]),
+            _object("metadata", parts[2]),
+            _object("content", parts[3]),
             buffers,
             identities,
-            header,
+            header_json,
         )
 
     def _check(self, signature: bytes, parts: tuple[bytes, ...]) -> None:
@@ -165,6 +165,15 @@ def _split(
     return tuple(frames[:start]), signature, (header, parent, metadata, content), tuple(buffers)
 
 
+def _header(part: bytes) -> tuple[Header, bytes]:
+    """Read a header; give beside it the JSON by which an answer names it, which must be strict."""
+    try:
+        return Header.from_dict(_object("header", part, loads_strictly)), part
+    except MalformedMessageError:
+        header = Header.from_dict(_object("header", part))
+        return header, dumps(header.as_dict())
+
+
 @lru_cache(maxsize=16)  # all that one cell sends names the same parent, byte for byte
 def _parent(part: bytes) -> Header | None:
     """Read a parent header; one without a type is still good to find the request by."""
@@ -172,11 +181,11 @@ def _parent(part: bytes) -> Header | None:
     return Header.from_dict({"msg_type": "", **fields}) if fields.get("msg_id") else None
 
 
-def _object(name: str, part: bytes) -> dict[str, Any]:
+def _object(name: str, part: bytes, read: Callable[[bytes], Any] = loads) -> dict[str, Any]:
     if part == EMPTY:
         return {}
     try:
-        value = loads(part)
+        value = read(part)
     except ValueError as error:
         raise MalformedMessageError(f"The {name} of the message is no JSON: {error}.") from error
     if not isinstance(value, dict):

@@ -55,7 +55,7 @@ def loads(data: bytes) -> Any:
     r"""Read JSON; what strict JSON refuses but some kernels send is read too.
 
     NaN and infinities become floats. Lone surrogates, and bytes that are no UTF-8 (jupyter_client sends an undecodable
-    file name so), become the text of their escape, `\udcff`: what is read can always be written.
+    file name so), become the text of their escape, `\udcff`: no text is read that cannot be written.
 
     An integer beyond 64 bits is read as the float next to it, as a browser reads it; to look for one would cost more
     than the reading. Where its digits count, send it as text.
@@ -67,6 +67,15 @@ def loads(data: bytes) -> Any:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
         return _loads_leniently(data)
+
+
+def loads_strictly(data: bytes) -> Any:
+    """Read what is JSON as the standard has it, and UTF-8: bytes that may be sent on as they are.
+
+    Raises:
+        ValueError: the data is anything else.
+    """
+    return orjson.loads(data)
 
 
 def _dumps_by_parts(value: Any) -> bytes:

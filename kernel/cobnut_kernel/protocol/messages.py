@@ -130,8 +130,8 @@ class Message:
     """One message, whole.
 
     `header_json` is the header byte for byte as its sender wrote it, so that an answer can name its parent
-    with all that the sender put there; in a message that was not received it is empty. `identities` are the
-    routing frames in front of the message.
+    with all that the sender put there (our own writing of it, where the sender's is no strict JSON); in a message
+    that was not received it is empty. `identities` are the routing frames in front of the message.
     """
 
     header: Header

@@ -29,8 +29,11 @@ class LaneName(Enum):
     CONTROL = "control"
 
 
-LANES: dict[tuple[Channel, str], LaneName] = {(Channel.SHELL, MessageType.EXECUTE_REQUEST): LaneName.MAIN}
-"""The thread of each request; what is not named is answered by the control thread, while cells run too."""
+LANES: dict[str, LaneName] = {MessageType.EXECUTE_REQUEST: LaneName.MAIN}
+"""The thread of each request; what is not named is answered by the control thread, while cells run too.
+
+Cells sent on the control channel are no exception: only in the main thread can they be interrupted.
+"""
 
 REPLIES: dict[str, MessageType] = {
     request: MessageType(request.replace("_request", "_reply"))
@@ -53,9 +56,17 @@ def error_content(error: BaseException) -> dict[str, Any]:
     return {
         "status": "error",
         "ename": type(error).__name__,
-        "evalue": str(error),
+        "evalue": text_of(error),
         "traceback": traceback.format_exception(error),
     }
+
+
+def text_of(error: object) -> str:
+    """Return what an error says; the user's own `__str__` may fail, and the error is still to be shown."""
+    try:
+        return str(error)
+    except Exception:
+        return f"<unprintable {type(error).__name__}>"
 
 
 class Lane:
@@ -127,9 +138,16 @@ class Lane:
         reply_type = REPLIES.get(job.message.msg_type)
         if content is not None and reply_type is not None:
             self._outbox.post(
-                Outgoing(job.channel, reply_type, dumps(content), job.parent, identities=job.message.identities),
+                Outgoing(job.channel, reply_type, _written(content), job.parent, identities=job.message.identities),
                 soon=False,
             )
+
+
+def _written(content: dict[str, Any]) -> bytes:
+    try:
+        return dumps(content)
+    except Exception as error:  # what cannot be sent must not cost the requester its reply
+        return dumps(error_content(error))
 
 
 class Dispatcher:
@@ -142,5 +160,5 @@ class Dispatcher:
     def receive(self, channel: Channel, message: Message) -> None:
         """Queue a request; called in the I/O thread."""
         self._received += 1
-        name = LANES.get((channel, message.msg_type), LaneName.CONTROL)
+        name = LANES.get(message.msg_type, LaneName.CONTROL)
         self._lanes[name].put(Job(channel, message, self._received))

@@ -178,7 +178,9 @@ class Kernel(HasTraits, AsyncContextManagerMixin):
             if Path(self.connection_file).is_file():
                 self._connection = load_connection_file(self.connection_file)
             else:
-                self._connection = ConnectionInfo(self.transport, self.ip, key=token_hex(32).encode())
+                # A unix socket's number is part of its path; a tcp port is the system's to choose.
+                ports = range(1, 6) if self.transport == "ipc" else [0] * 5
+                self._connection = ConnectionInfo(self.transport, self.ip, *ports, key=token_hex(32).encode())
         return self._connection
 
     def _make_shell(self, outbox: Outbox) -> Shell:

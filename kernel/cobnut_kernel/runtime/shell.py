@@ -15,6 +15,7 @@ from traitlets import Type
 
 from cobnut_kernel.protocol.json import dumps
 from cobnut_kernel.protocol.messages import Channel, MessageType
+from cobnut_kernel.runtime.dispatch import error_content, text_of
 from cobnut_kernel.runtime.display import Publisher, ResultHook
 from cobnut_kernel.runtime.history import History
 from cobnut_kernel.runtime.imports import without_user_folder
@@ -144,7 +145,15 @@ class Shell(InteractiveShell):
         return Outcome(expressions=self._evaluate(cell.user_expressions) if cell.user_expressions else {})
 
     def _evaluate(self, expressions: dict[str, str]) -> dict[str, Any]:
-        return self.user_expressions(expressions)  # pyright: ignore[reportUnknownVariableType] - IPython does not say
+        return {name: self._evaluate_one(expression) for name, expression in expressions.items()}
+
+    def _evaluate_one(self, expression: str) -> dict[str, Any]:
+        try:
+            value: dict[str, Any] = self.user_expressions({"": expression})[""]
+            dumps(value)  # what cannot be sent is this expression's error, not the whole reply's
+        except Exception as error:
+            return error_content(error)
+        return value
 
     def interrupted(self, error: KeyboardInterrupt) -> Outcome:
         """Show an interrupt that ended a cell outside its own code, unless it was shown on its way."""
@@ -175,7 +184,7 @@ class Shell(InteractiveShell):
         job = self._current.get()
         content: dict[str, Any] = {
             "ename": getattr(etype, "__name__", str(etype)),
-            "evalue": _text_of(evalue),
+            "evalue": text_of(evalue),
             "traceback": stb,
         }
         if job is not None:
@@ -186,10 +195,3 @@ class Shell(InteractiveShell):
         raise StdinNotImplementedError(
             "input() was called, but this kernel cannot ask for input yet: put the value into the code."
         )
-
-
-def _text_of(error: object) -> str:
-    try:
-        return str(error)
-    except Exception:  # the user's own __str__ may fail; the error is still to be shown
-        return f"<unprintable {type(error).__name__}>"
