@@ -1,0 +1,1 @@
+"""Talk to a running kernel: requests out, replies and outputs to whoever asked."""
