@@ -1,0 +1,1 @@
+"""Start, watch and stop kernels: one by `AsyncKernelManager`, many by id in `AsyncMultiKernelManager`."""

@@ -1,0 +1,347 @@
+"""One event loop on one thread of the process, for work that outlives the call that asked for it.
+
+Managers and what they start live here, so that a start goes on although its caller has no loop, and one object
+never lives on two loops. The loop is asyncio's; callers may be on asyncio, on trio, or on no loop at all.
+
+Laws of the file:
+
+* A call that is cancelled has ended when its future is done: nobody waits for less than the whole undoing.
+* Whatever a call raises goes to whoever asked, never into the portal's own task group.
+* asyncio is imported by the thread, not by whoever imports this module: it takes as long as a kernel's fork.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+from collections import deque
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
+from contextvars import Context
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, TypeVarTuple, cast
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Awaitable, Callable, Coroutine
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+EXIT_PATIENCE = 10.0
+"""How long the end of the process waits for what is being undone, in seconds."""
+
+_log = logging.getLogger(__name__)
+
+
+class Portal:
+    """An asyncio loop on a thread of its own; it starts with the first call and ends with `stop` or the process."""
+
+    _process_portal: Portal | None = None
+    _process_lock = threading.Lock()
+
+    def __init__(self, name: str = "cobnut-portal") -> None:
+        self.stopped: bool = False
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._early: deque[Callable[[], object]] = deque()
+        self._context = Context()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: asyncio.TaskGroup | None = None
+        self._end: asyncio.Event | None = None
+        self._at_end: list[Callable[[], object]] = []
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+        atexit.register(self.stop, EXIT_PATIENCE)
+
+    @classmethod
+    def shared(cls) -> Portal:
+        """Return the process's portal; a new one where there is none, or the last was stopped."""
+        with cls._process_lock:
+            if cls._process_portal is None or cls._process_portal.stopped:
+                cls._process_portal = cls()
+            return cls._process_portal
+
+    @classmethod
+    def runs_here(cls) -> bool:
+        """Whether the caller runs on the thread of the process's portal."""
+        portal = cls._process_portal
+        return portal is not None and portal.is_here
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the caller runs on the portal's own thread."""
+        return threading.current_thread() is self._thread
+
+    # ── from any thread ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def call(self, function: Callable[[*Ts], Coroutine[Any, Any, T]], *args: *Ts) -> T:
+        """Run a coroutine function on the portal and block until it has ended.
+
+        An exception in the waiting thread, Ctrl-C say, cancels it and waits until it is undone.
+
+        Raises:
+            RuntimeError: called on the portal's own thread, which cannot wait for itself, or after `stop`.
+        """
+        if self.is_here:
+            raise RuntimeError(f"{_name(function)} would wait for itself on the portal's thread: await it instead.")
+        task = PortalTask(self, partial(function, *args))
+        try:
+            self.call_soon(task.begin)
+            return task.result()
+        except BaseException:
+            if task.cancel():
+                with suppress(CancelledError, Exception):
+                    task.result()
+            raise
+
+    async def run(self, function: Callable[[*Ts], Coroutine[Any, Any, T]], *args: *Ts) -> T:
+        """Run a coroutine function on the portal and await its result, on asyncio, trio or the portal itself.
+
+        Cancelling the caller cancels it; the caller goes on when all of it is undone.
+        """
+        if self.is_here:
+            return await function(*args)
+        return await join(self.start_soon(function, *args))
+
+    def start_soon(self, function: Callable[[*Ts], Coroutine[Any, Any, T]], *args: *Ts) -> PortalTask[T]:
+        """Start a coroutine function on the portal and return its future, at once.
+
+        Raises:
+            RuntimeError: the portal was stopped.
+        """
+        task = PortalTask(self, partial(function, *args))
+        self.call_soon(task.begin)
+        return task
+
+    def call_soon(self, callback: Callable[[*Ts], object], *args: *Ts) -> None:
+        """Run a callback on the portal's thread soon; in the order of the calls.
+
+        Raises:
+            RuntimeError: the portal was stopped.
+        """
+        with self._lock:
+            if self.stopped:
+                raise RuntimeError("The portal was stopped: ask for the process's new one with Portal.shared().")
+            if self._loop is None:
+                self._early.append(partial(callback, *args))
+            else:
+                # Not in the caller's context, whose variables say that trio runs here.
+                self._loop.call_soon_threadsafe(partial(callback, *args), context=self._context)
+
+    def at_end(self, callback: Callable[[], object]) -> None:
+        """Run a callback on the portal's thread when all its tasks have ended; the last one given runs first."""
+        self._at_end.append(callback)
+
+    def stop(self, patience: float | None = None) -> None:
+        """Cancel what runs, wait until it is undone, and end the thread; again does nothing.
+
+        Args:
+            patience: seconds to wait for the end; by default as long as it takes.
+
+        Raises:
+            RuntimeError: called on the portal's own thread.
+        """
+        if self.is_here:
+            raise RuntimeError("The portal cannot be stopped on its own thread, which would wait for itself.")
+        if self._pid != os.getpid():  # after a fork its thread is the parent's
+            return
+        with self._lock:
+            if not self.stopped:
+                self.stopped = True
+                if self._loop is not None and self._end is not None:
+                    self._loop.call_soon_threadsafe(self._end.set)
+        self._thread.join(patience)
+        atexit.unregister(self.stop)
+
+    # ── on the portal's thread ──────────────────────────────────────────────────────────────────────────────────────
+
+    def create_task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a coroutine in the portal's task group; it must not raise."""
+        assert self._tasks is not None
+        return self._tasks.create_task(coroutine)
+
+    def _run(self) -> None:
+        import asyncio
+
+        with asyncio.Runner() as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        import asyncio
+
+        self._end = asyncio.Event()
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                await self._until_end(asyncio.get_running_loop(), self._end)
+        except* _Ended:
+            pass
+        finally:
+            for callback in reversed(self._at_end):
+                _guarded(callback)
+
+    async def _until_end(self, loop: asyncio.AbstractEventLoop, end: asyncio.Event) -> None:
+        """Let calls in until the end; raises what makes the task group cancel them."""
+        import asyncio
+
+        with self._lock:
+            self._loop = loop
+            while self._early:
+                loop.call_soon(self._early.popleft(), context=self._context)
+            if self.stopped:
+                end.set()
+        await end.wait()
+        for _ in range(2):  # the calls' tasks are made, and take their first step: then they can undo themselves
+            await asyncio.sleep(0)
+        raise _Ended
+
+
+class PortalTask(Future[T], Generic[T]):
+    """The future of a call on the portal.
+
+    `cancel` asks for the end; the future is done when the call has undone what it did, not before.
+    """
+
+    def __init__(self, portal: Portal, call: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        super().__init__()
+        self._portal = portal
+        self._call = call
+        self._task: asyncio.Task[None] | None = None
+        self._begun: bool = False
+        self._unwanted: bool = False
+
+    def cancel(self) -> bool:
+        """Ask the call to end; False if it has ended already, or never begins."""
+        if self.done():
+            return False
+        try:
+            self._portal.call_soon(self._cancel)
+        except RuntimeError:  # the portal is stopping and cancels everything itself
+            return self._task is not None
+        return True
+
+    def begin(self) -> None:
+        """Start the call, on the portal's thread."""
+        if not self.done():
+            self._task = self._portal.create_task(self._conduct())
+            self._task.add_done_callback(self._ended)
+
+    def _cancel(self) -> None:
+        if self._task is None:  # an exception kept its caller from asking for it
+            self._give_up()
+        elif self._begun and not self._unwanted:
+            self._task.cancel()
+        self._unwanted = True
+
+    async def _conduct(self) -> None:
+        self._begun = True
+        if self._unwanted and self._task is not None:  # it begins all the same, so that it can undo what announced it
+            self._task.cancel()
+        try:
+            result = await self._call()
+        except Exception as error:
+            self.set_exception(error)
+        except (KeyboardInterrupt, SystemExit) as error:  # they would end the loop for everybody
+            self.set_exception(error)
+        else:
+            self.set_result(result)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not self.done():
+            self._give_up()
+
+    def _give_up(self) -> None:
+        super().cancel()
+        self.set_running_or_notify_cancel()
+
+
+class _Ended(Exception):  # noqa: N818 - it is no error
+    """The body of the portal's task group ends."""
+
+
+async def join(future: Future[T]) -> T:
+    """Await another thread's future on asyncio or trio; cancelling the caller cancels it and awaits its end.
+
+    Raises:
+        concurrent.futures.CancelledError: somebody else cancelled it.
+    """
+    import anyio
+
+    try:
+        await settled(future)
+    except BaseException:
+        future.cancel()
+        with anyio.CancelScope(shield=True):
+            await settled(future)
+        raise
+    return future.result()
+
+
+async def settled(future: Future[Any]) -> None:
+    """Wait on asyncio or trio until another thread's future is done; cancelling the caller leaves it alone."""
+    if future.done():
+        return
+    import anyio
+
+    event = anyio.Event()
+    wake = _thread_safe_waker(event)
+    future.add_done_callback(lambda _: wake())
+    await event.wait()
+
+
+async def finish(work: Awaitable[T]) -> T:
+    """Await work on asyncio to its end although the caller is cancelled meanwhile; the cancellation comes after."""
+    import asyncio
+
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            if task.cancelled():
+                raise
+            cancelled = error
+        except Exception:
+            break
+    if cancelled is not None:
+        if not task.cancelled():
+            task.exception()  # seen: the cancellation goes first
+        raise cancelled
+    return task.result()
+
+
+def _thread_safe_waker(event: Any) -> Callable[[], None]:
+    """Return what sets an event of the running loop from any thread; an ended loop needs no waking."""
+    from anyio.lowlevel import current_token
+
+    loop = cast("Any", current_token().native_token)
+    soon = loop.run_sync_soon if hasattr(loop, "run_sync_soon") else loop.call_soon_threadsafe
+
+    def wake() -> None:
+        with suppress(RuntimeError):  # asyncio's for an ended loop, and the base of trio's RunFinishedError
+            soon(event.set)
+
+    return wake
+
+
+def _guarded(callback: Callable[[], object]) -> None:
+    try:
+        callback()
+    except Exception:
+        _log.exception("What was to run at the portal's end failed")
+
+
+def _name(function: Callable[..., object]) -> str:
+    return getattr(function, "__qualname__", repr(function))
+
+
+def _after_fork() -> None:
+    # A child has no portal: its parent's thread did not come along, and a lock may have been held.
+    Portal._process_portal = None
+    Portal._process_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

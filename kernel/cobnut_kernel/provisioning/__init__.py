@@ -1,0 +1,1 @@
+"""Where a kernel's process comes from, and who ends it when its owner cannot."""
