@@ -1,0 +1,1 @@
+"""The console, and what opens over it."""

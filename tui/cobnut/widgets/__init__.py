@@ -1,0 +1,1 @@
+"""What is on the screen: attributes go down to them, messages come up."""

@@ -1,0 +1,146 @@
+"""The lines around the cells: the title above, the rule above the prompt, the status line at the bottom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from cobnut.kernel_status import GLYPHS, STYLES, KernelRow
+from cobnut.widgets.kernel_list import counts, kernel_strip
+from cobnut.widgets.lines import Lines, line, shortened, spread
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.text import Text
+    from textual.timer import Timer
+
+    from cobnut.commands import Hint
+
+MESSAGE_SECONDS: Final = 5.0
+"""How long the status line says what has happened."""
+NARROW: Final = 72
+"""Below so many columns there is one column, and the kernels share the status line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Title:
+    """What the title says: the kernel, its interpreter, its folder, and how many cells run and wait in it."""
+
+    name: str = ""
+    interpreter: str = ""
+    folder: str = ""
+    running: int = 0
+    queued: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How many lines there are above and below those that are shown, and how many came while one looked elsewhere."""
+
+    above: int = 0
+    below: int = 0
+    new: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What the status line says."""
+
+    kernels: Sequence[KernelRow] = ()
+    mode: str = ""
+    """What the next key is for, where it is not for the prompt."""
+    hints: Sequence[Hint] = ()
+    """The keys that matter now, the most useful first."""
+
+
+class TitleLine(Lines[Title]):
+    """Names what is shown: `scratch · python 3.11 (cobnut) · ~/proj`."""
+
+    def compose_lines(self, width: int, height: int) -> Sequence[Text]:
+        """Write the title, and a rule under it."""
+        title = self.content
+        parts = [part for part in (title.interpreter, title.folder) if part]
+        left = line((title.name, "bold"), "".join(f" · {part}" for part in parts))
+        return [spread(left, counts(title.running, title.queued), width), rule(width)]
+
+
+class PositionRule(Lines[Position]):
+    """The rule between cells and prompt; it says what is out of sight."""
+
+    def compose_lines(self, width: int, height: int) -> Sequence[Text]:
+        """Write the rule."""
+        return [rule(width, position_text(self.content))]
+
+
+class StatusLine(Lines[Status]):
+    """The line at the bottom: what the kernel does or what has just happened, and the keys that matter now."""
+
+    def __init__(self) -> None:
+        super().__init__(Status())
+        self._message = line()
+        self._timer: Timer | None = None
+
+    def say(self, text: str, *, is_warning: bool = False) -> None:
+        """Say what has happened, in place of the state, for a while."""
+        if self._timer is not None:
+            self._timer.stop()
+        self._timer = self.set_timer(MESSAGE_SECONDS, self._say_no_more)
+        self._message = line((text, "yellow" if is_warning else ""))
+        self.update()
+
+    def _say_no_more(self) -> None:
+        self._message = line()
+        self.update()
+
+    def compose_lines(self, width: int, height: int) -> Sequence[Text]:
+        """Write the line: the left part as far as it reaches, then as many keys as fit."""
+        left = self._left(width)
+        return [spread(left, _hints(self.content.hints, width - left.cell_len - 2), width)]
+
+    def _left(self, width: int) -> Text:
+        if self.content.mode:
+            return shortened(line((f" {self.content.mode} ", "reverse"), " ").append_text(self._message), width)
+        if self._message:
+            return shortened(self._message, width)
+        return kernel_strip(self.content.kernels, width) if width < NARROW else self._state()
+
+    def _state(self) -> Text:
+        row = next((row for row in self.content.kernels if row.selected), None)
+        if row is None:
+            return line()
+        glyph, style = GLYPHS[row.status][0], STYLES[row.status]
+        return line((f"{row.name} ", "bold"), (f"{glyph} {row.state_text}", style))
+
+
+def position_text(position: Position) -> str:
+    """Say what is out of sight; nothing where all is in sight."""
+    lines = "line" if position.above == 1 else "lines"
+    if not position.below:
+        return f"{position.above} {lines} above" if position.above else ""
+    new = f" ({position.new} new)" if position.new else ""
+    return f"{position.above} {lines} above, {position.below}{new} below: ^End follows"
+
+
+def rule(width: int, text: str = "") -> Text:
+    """Draw a horizontal rule with a text near its right end."""
+    if not text or width < len(text) + 6:
+        return line(("─" * width, "dim"))
+    return line((f"{'─' * (width - len(text) - 3)} {text} ─", "dim"))
+
+
+def _hints(hints: Sequence[Hint], width: int) -> Text:
+    """Write as many hints as fit."""
+    text = line()
+    for key, label in hints:
+        if text.cell_len + len(key) + len(label) + 3 > width:
+            break
+        text.append_text(line((key, "bold"), (f" {label}  ", "")))
+    text.right_crop(1) if text.cell_len else None
+    return text
+
+
+def heading_rule(heading: str, width: int) -> Text:
+    """Draw a horizontal rule with a heading near its left end."""
+    text = line(("─ ", "dim"), (heading, "bold"), " ")
+    return shortened(text.append_text(rule(max(0, width - text.cell_len))), width)
