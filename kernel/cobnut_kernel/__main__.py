@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("-f", dest="connection_file", metavar="FILE", required=True, help="the connection file")
     parser.add_argument("--version", action="version", version=f"cobnut-kernel {__version__}")
     options = parser.parse_args(arguments)
-    logging.basicConfig(format="%(name)s: %(message)s")
+    _log_to_stderr()
     _run(Path(options.connection_file))
 
 
@@ -31,12 +32,30 @@ def _run(connection_file: Path) -> None:
     from cobnut_kernel.runtime.kernel import Kernel
     from cobnut_kernel.runtime.lifetime import Watchdog
 
+    _close_stdin()
     kernel = Kernel(connection_file=str(connection_file.absolute()))
     Watchdog(kernel).start()
     try:
         kernel.run()
     except (CobnutError, OSError) as error:
         sys.exit(f"cobnut-kernel: {error}")
+
+
+def _log_to_stderr() -> None:
+    """Report our own troubles on the process's stderr; the root logger is left to the user's code."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    log = logging.getLogger("cobnut_kernel")
+    log.addHandler(handler)
+    log.propagate = False
+
+
+def _close_stdin() -> None:
+    """Let code that reads what nobody types, a child process too, find the end instead of waiting for ever."""
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    if nothing != 0:
+        os.dup2(nothing, 0)
+        os.close(nothing)
 
 
 if __name__ == "__main__":

@@ -71,6 +71,7 @@ class Endpoint:
         self._on_frames = on_frames
         self._socket: zmq.Socket[bytes] | None = None
         self._outgoing: deque[Frames] = deque()
+        self._flushing: bool = False
 
     def send(self, frames: Frames) -> None:
         """Send a message, or queue it where the peer is slow or absent; from any thread, at once.
@@ -81,7 +82,8 @@ class Endpoint:
         if self.closed:
             raise TransportClosedError(f"The socket to {self.url} is closed: open a new one.")
         self._outgoing.append(frames)
-        if len(self._outgoing) == 1:
+        if not self._flushing:  # two threads may both ask: once too often does no harm, not at all would be for ever
+            self._flushing = True
             self._thread.call_soon(self._flush)
 
     def close(self) -> None:
@@ -106,6 +108,7 @@ class Endpoint:
             self._socket.setsockopt(option, value)
 
     def _flush(self) -> None:
+        self._flushing = False
         while self._outgoing:
             if not self.try_send(self._outgoing[0]):
                 break

@@ -25,7 +25,8 @@ from cobnut_kernel.runtime.dispatch import Dispatcher, Handler, Lane, LaneName, 
 from cobnut_kernel.runtime.imports import add_user_folder
 from cobnut_kernel.runtime.interrupts import Interrupted, Interrupts
 from cobnut_kernel.runtime.job import CurrentJob, Job
-from cobnut_kernel.runtime.lifetime import Signals, watch_owner
+from cobnut_kernel.runtime.lifetime import Signals, end_forked_child, watch_owner
+from cobnut_kernel.runtime.loop import KernelLoop
 from cobnut_kernel.runtime.sockets import KernelSockets, Outbox, Outgoing
 from cobnut_kernel.runtime.streams import CapturedStreams
 from cobnut_kernel.transport import Bell, IOThread
@@ -72,6 +73,7 @@ class Kernel(HasTraits, AsyncContextManagerMixin):
         self._bell = Bell()
         self._close_lock = threading.Lock()
         self._keep_file: bool = False
+        self._pid = os.getpid()
         self.event_started = threading.Event()
         self.event_stopping = threading.Event()
         self.event_stopped = threading.Event()
@@ -106,7 +108,7 @@ class Kernel(HasTraits, AsyncContextManagerMixin):
                 await self._bell.wait(self.event_stopping.is_set)
                 tasks.cancel_scope.cancel()
 
-        anyio.run(main)
+        anyio.run(main, backend_options={"loop_factory": KernelLoop})
 
     @staticmethod
     def stop() -> None:
@@ -124,8 +126,8 @@ class Kernel(HasTraits, AsyncContextManagerMixin):
             raise RuntimeError("A kernel runs once in a process: start a new process for another one.")
         self.event_started.set()
         outbox = self._open()
-        signals = Signals(self._io_thread, self._interrupts.on_signal, Kernel.stop)
-        streams = CapturedStreams(outbox, self._jobs)
+        signals = Signals(self._io_thread, self._interrupts, Kernel.stop)
+        streams = CapturedStreams(outbox, self._jobs, self._interrupts)
         try:
             self._shell = self._make_shell(outbox)
             async with anyio.create_task_group() as tasks:
@@ -188,7 +190,7 @@ class Kernel(HasTraits, AsyncContextManagerMixin):
         from cobnut_kernel.runtime.shell import Shell
 
         shell = Shell.instance()
-        shell.connect(outbox, self._jobs)
+        shell.connect(outbox, self._jobs, self._interrupts)
         if sys.flags.safe_path:
             add_user_folder()
         return shell
@@ -273,6 +275,8 @@ class Kernel(HasTraits, AsyncContextManagerMixin):
         if not cell.silent:
             self._send(MessageType.EXECUTE_INPUT, {"code": cell.code, "execution_count": shell.execution_count}, job)
         outcome = await self._interrupts.run(shell.run(cell))
+        if os.getpid() != self._pid:
+            end_forked_child(outcome.error)
         if isinstance(outcome, Interrupted):
             outcome = shell.interrupted(outcome.error)
         if outcome.error is not None and not cell.silent and job.message.content.get("stop_on_error", True):

@@ -11,18 +11,23 @@ import socket
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 if TYPE_CHECKING:
     import types
     from collections.abc import Callable
 
+    from cobnut_kernel.runtime.interrupts import Interrupts
     from cobnut_kernel.runtime.kernel import Kernel
     from cobnut_kernel.transport import IOThread
 
 _log = logging.getLogger(__name__)
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
+_POKE = signal.SIGURG
+"""A signal that means nothing and is handled after SIGINT: when its handler has run, so has that of SIGINT."""
+_PAUSE = 0.005
+"""Seconds that the main thread has to hear a signal before it is poked."""
 _OWNER_POLL = 1.0
 """Seconds between two looks at the owner where the system has no pidfd."""
 
@@ -30,37 +35,108 @@ _OWNER_POLL = 1.0
 class Signals:
     """The process's signals while a kernel runs in its main thread.
 
-    An ending signal is seen by the I/O thread, through Python's wake-up descriptor: the main thread may be deep
-    in C code and run no handler of its own.
+    They are seen by the I/O thread too, through Python's wake-up descriptor: the main thread may be deep in C code
+    and run no handler of its own.
     """
 
-    def __init__(
-        self, thread: IOThread, interrupt: Callable[[int, types.FrameType | None], None], stop: Callable[[], None]
-    ) -> None:
+    _current: ClassVar[Signals | None] = None
+    _held: ClassVar[threading.local] = threading.local()
+
+    def __init__(self, thread: IOThread, interrupts: Interrupts, stop: Callable[[], None]) -> None:
         self._thread = thread
+        self._interrupts = interrupts
         self._stop = stop
+        self._unheard: bool = False
         self._reading, self._writing = socket.socketpair()
         for end in (self._reading, self._writing):
             end.setblocking(False)
         self._wakeup_before = signal.set_wakeup_fd(self._writing.fileno(), warn_on_full_buffer=False)
-        self._before: dict[signal.Signals, Any] = {signal.SIGINT: signal.signal(signal.SIGINT, interrupt)}
-        for signum in _ENDING:
-            self._before[signum] = signal.signal(signum, lambda _signum, _frame: None)
+        handlers = {signal.SIGINT: interrupts.on_signal, _POKE: self._on_poke}
+        handlers |= dict.fromkeys(_ENDING, self._on_ending)
+        self._before: dict[signal.Signals, Any] = {number: signal.signal(number, handlers[number]) for number in handlers}
+        self._hook_before, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
         thread.call_soon(thread.watch_file, self._reading.fileno(), self._on_signal)
-
-    def _on_signal(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            if any(signum in _ENDING for signum in self._reading.recv(4096)):
-                self._stop()
-        self._thread.watch_file(self._reading.fileno(), self._on_signal)
+        Signals._current = self
 
     def restore(self) -> None:
         """Give the process its handlers back; the sockets must be closed before, so that nothing watches."""
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
         signal.set_wakeup_fd(self._wakeup_before)
+        sys.unraisablehook = self._hook_before
         self._reading.close()
         self._writing.close()
+        Signals._current = None
+
+    # ── around a fork ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    @classmethod
+    def hold(cls) -> None:
+        """Hold signals back until the child has handlers of its own: the inherited ones would tell us of its end."""
+        if cls._current is not None:
+            cls._held.mask = signal.pthread_sigmask(signal.SIG_BLOCK, cls._current._before)
+
+    @classmethod
+    def let_go(cls) -> None:
+        """Let signals come again."""
+        mask = cls._held.__dict__.pop("mask", None)
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    @classmethod
+    def leave(cls) -> None:
+        """Give a forked child the system's handlers, so that SIGTERM ends it."""
+        if cls._current is not None:
+            signal.set_wakeup_fd(-1)
+            sys.unraisablehook = sys.__unraisablehook__
+            for signum in cls._current._before:
+                signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
+        cls.let_go()
+
+    # ── in the main thread ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def _on_ending(self, _signum: int, _frame: types.FrameType | None) -> None:
+        # The way by the descriptor is enough, unless user code has put its own there (asyncio's add_signal_handler).
+        # And ringing lets go of the GIL: C code that holds it but looks for signals would let no other thread run.
+        self._thread.call_soon(self._stop)
+
+    def _on_poke(self, _signum: int, _frame: types.FrameType | None) -> None:
+        self._unheard = False
+
+    def _on_unraisable(self, unraisable: sys.UnraisableHookArgs) -> None:
+        """Interrupt again where Python has dropped an interrupt: in a destructor, or in what is called at a fork."""
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            self._interrupts.interrupt_again()
+        else:
+            self._hook_before(unraisable)
+
+    # ── in the I/O thread ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def _on_signal(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            received = self._reading.recv(4096)
+            if any(signum in _ENDING for signum in received):
+                self._stop()
+            if signal.SIGINT in received:
+                self._unheard = True
+                self._thread.call_later(_PAUSE, self._poke, _PAUSE)
+        self._thread.watch_file(self._reading.fileno(), self._on_signal)
+
+    def _poke(self, pause: float) -> None:
+        """Wake the main thread until it has heard: the signal may have come just before it began to wait in a call."""
+        ident = threading.main_thread().ident
+        if self._unheard and ident is not None:
+            signal.pthread_kill(ident, _POKE)
+            self._thread.call_later(pause, self._poke, min(2 * pause, 0.5))
+
+
+os.register_at_fork(before=Signals.hold, after_in_parent=Signals.let_go, after_in_child=Signals.leave)
+
+
+def end_forked_child(error: BaseException | None) -> NoReturn:
+    """End a child that a cell has forked and that comes back from the cell: it is no second kernel."""
+    code = error.code if isinstance(error, SystemExit) else error is not None
+    os._exit(code if isinstance(code, int) else 1 if code else 0)
 
 
 def watch_owner(thread: IOThread, pid: int, stop: Callable[[], None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import sys
+import traceback
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -19,11 +20,13 @@ from cobnut_kernel.runtime.dispatch import error_content, text_of
 from cobnut_kernel.runtime.display import Publisher, ResultHook
 from cobnut_kernel.runtime.history import History
 from cobnut_kernel.runtime.imports import without_user_folder
+from cobnut_kernel.runtime.interrupts import end_at_the_cell
 from cobnut_kernel.runtime.sockets import Outbox, Outgoing
 
 if TYPE_CHECKING:
     from IPython.core.completer import IPCompleter
 
+    from cobnut_kernel.runtime.interrupts import Interrupts
     from cobnut_kernel.runtime.job import CurrentJob
 
 
@@ -92,10 +95,11 @@ class Shell(InteractiveShell):
             super().init_completer()  # which sets the attribute that this property stands for
         return self.__dict__["Completer"]
 
-    def connect(self, outbox: Outbox, current: CurrentJob) -> None:
+    def connect(self, outbox: Outbox, current: CurrentJob, interrupts: Interrupts) -> None:
         """Say where messages go, once, before the first cell."""
         self._outbox = outbox
         self._current = current
+        self._interrupts = interrupts
         self.displayhook.send = self.publish
         self.displayhook.count = self.current_count
         self.display_pub.send = self.publish
@@ -107,7 +111,10 @@ class Shell(InteractiveShell):
 
         Raises:
             TypeError: the content has no JSON form.
+            KeyboardInterrupt: an interrupt was due.
         """
+        if self._interrupts.due:
+            self._interrupts.checkpoint()
         self._outbox.post(Outgoing(Channel.IOPUB, msg_type, dumps(content), self._current.parent()))
 
     def current_count(self) -> int:
@@ -169,10 +176,19 @@ class Shell(InteractiveShell):
         if job is not None:
             job.payload.append({"source": "ask_exit", "keepkernel": False})
 
-    def showtraceback(self, *args: Any, **kwargs: Any) -> None:
+    def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
         """Show an error; what draws it is imported now, with the first one."""
+        shown = exc_tuple[1] if exc_tuple else sys.exception()
+        if isinstance(shown, KeyboardInterrupt):
+            end_at_the_cell(shown.__traceback__)
         with without_user_folder():
-            super().showtraceback(*args, **kwargs)
+            if _holds_group(shown):
+                # IPython leaves these to sys.stderr, where no front end sees an error.
+                etype, error, trace = self._get_exc_info(exc_tuple)
+                below_ipython = trace.tb_next or trace if trace is not None else None
+                self._showtraceback(etype, error, traceback.format_exception(etype, error, below_ipython))
+            else:
+                super().showtraceback(exc_tuple, *args, **kwargs)
 
     def system(self, cmd: str) -> Any:
         """Run a command of the system; what runs it is imported now, with the first one."""
@@ -185,13 +201,35 @@ class Shell(InteractiveShell):
         content: dict[str, Any] = {
             "ename": getattr(etype, "__name__", str(etype)),
             "evalue": text_of(evalue),
-            "traceback": stb,
+            "traceback": _lines(stb),
         }
         if job is not None:
             job.error = content
         self.publish(MessageType.ERROR, content)
 
+    def _format_exception_for_storage(self, exception: BaseException, *_: Any, **__: Any) -> dict[str, Any]:
+        """Keep for the history what was shown; to draw it again would cost as much again, and might fail."""
+        job = self._current.get()
+        return dict(job.error) if job is not None and job.error is not None else error_content(exception)
+
     def _refuse_input(self, prompt: object = "", /) -> NoReturn:
         raise StdinNotImplementedError(
             "input() was called, but this kernel cannot ask for input yet: put the value into the code."
         )
+
+
+def _holds_group(error: BaseException | None) -> bool:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, BaseExceptionGroup):
+            return True
+        seen.add(id(error))
+        error = error.__context__
+    return False
+
+
+def _lines(drawn: Any) -> list[str]:
+    """Return a traceback as the list that the specification wants, whatever a user's own renderer gave."""
+    if isinstance(drawn, str):
+        return [drawn]
+    return [str(line) for line in drawn] if isinstance(drawn, (list, tuple)) else []

@@ -186,11 +186,14 @@ class KernelSockets:
             Path(path).chmod(0o600)
 
     def close(self) -> None:
-        """Send what is left, then close all."""
+        """Send what is left, then close all; zmq leaves the files of unix sockets to us."""
         for endpoint in self.outbox.endpoints.values():
             endpoint.close()
         if self._heartbeat is not None:
             self._heartbeat.close()
+        for url in self._urls().values():
+            if url.startswith("ipc://"):
+                Path(url.removeprefix("ipc://")).unlink(missing_ok=True)
 
     def _open(self, channel: Channel, url: str) -> Endpoint:
         if channel is Channel.IOPUB:
@@ -202,9 +205,8 @@ class KernelSockets:
         return self._thread.open(spec, lambda frames: self._on_request(channel, frames))
 
     def _urls(self) -> dict[Channel, str]:
-        assert self._heartbeat is not None
         urls = {channel: endpoint.url for channel, endpoint in self.outbox.endpoints.items()}
-        return {**urls, Channel.HEARTBEAT: self._heartbeat.url}
+        return urls if self._heartbeat is None else {**urls, Channel.HEARTBEAT: self._heartbeat.url}
 
     def _on_request(self, channel: Channel, frames: list[bytes]) -> None:
         try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from cobnut_kernel.runtime.interrupts import Interrupts
     from cobnut_kernel.runtime.job import CurrentJob
     from cobnut_kernel.runtime.sockets import Outbox
 
@@ -20,11 +21,14 @@ class OutStream(io.TextIOBase):
     still writes somewhere.
     """
 
-    def __init__(self, name: str, outbox: Outbox, current: CurrentJob, original: TextIO) -> None:
+    def __init__(
+        self, name: str, outbox: Outbox, current: CurrentJob, interrupts: Interrupts, original: TextIO
+    ) -> None:
         super().__init__()
         self._name = name
         self._outbox = outbox
         self._current = current
+        self._interrupts = interrupts
         self._original = original
 
     @property
@@ -44,6 +48,8 @@ class OutStream(io.TextIOBase):
 
     def write(self, text: str, /) -> int:
         """Publish text."""
+        if self._interrupts.due:
+            self._interrupts.checkpoint()
         if type(text) is not str and not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         if text:
@@ -73,10 +79,10 @@ class OutStream(io.TextIOBase):
 class CapturedStreams:
     """Puts the kernel's streams in the place of the process's, and back."""
 
-    def __init__(self, outbox: Outbox, current: CurrentJob) -> None:
+    def __init__(self, outbox: Outbox, current: CurrentJob, interrupts: Interrupts) -> None:
         self._originals = sys.stdout, sys.stderr
-        sys.stdout = OutStream("stdout", outbox, current, sys.__stdout__ or sys.stdout)
-        sys.stderr = OutStream("stderr", outbox, current, sys.__stderr__ or sys.stderr)
+        sys.stdout = OutStream("stdout", outbox, current, interrupts, sys.__stdout__ or sys.stdout)
+        sys.stderr = OutStream("stderr", outbox, current, interrupts, sys.__stderr__ or sys.stderr)
 
     def restore(self) -> None:
         """Give the process its own streams back."""
