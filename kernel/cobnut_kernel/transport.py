@@ -25,12 +25,12 @@ from heapq import heappop, heappush
 from itertools import count
 from math import ceil
 from time import monotonic
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import anyio
 import zmq
 from anyio.abc import ObjectReceiveStream
-from anyio.lowlevel import current_token
+from anyio.lowlevel import checkpoint, current_token
 
 from cobnut_kernel.errors import TransportClosedError
 
@@ -110,8 +110,11 @@ class Endpoint:
     def _flush(self) -> None:
         self._flushing = False
         while self._outgoing:
-            if not self.try_send(self._outgoing[0]):
-                break
+            try:
+                if not self.try_send(self._outgoing[0]):
+                    break
+            except zmq.ZMQError as error:  # a message that cannot be sent must not stop those behind it
+                _log.warning("A message to %s was dropped: %s", self.url, error)
             self._outgoing.popleft()
         if self._socket is not None:
             self._thread.watch(self._socket, writable=bool(self._outgoing))
@@ -166,7 +169,7 @@ def _configure(opened: zmq.Socket[bytes], spec: SocketSpec) -> None:
 class IOThread:
     """The one thread of a process that owns its sockets; it runs while any socket is open."""
 
-    _process_thread: IOThread | None = None
+    _process_thread: ClassVar[IOThread]
 
     def __init__(self, name: str = "cobnut-io") -> None:
         self.name = name
@@ -186,16 +189,16 @@ class IOThread:
     @classmethod
     def shared(cls) -> IOThread:
         """Return the process's I/O thread; it starts with the first socket and ends with the last."""
-        if cls._process_thread is None:
-            cls._process_thread = cls()
         return cls._process_thread
 
     def open(self, spec: SocketSpec, on_frames: Callable[[list[bytes]], None]) -> Endpoint:
         """Open a socket; `on_frames` is called with every message, in the I/O thread, and must not wait.
 
         Raises:
+            RuntimeError: called in the I/O thread, which cannot wait for itself.
             zmq.ZMQError: the address cannot be bound or connected to.
         """
+        self._refuse_itself()
         endpoint = Endpoint(self, spec, on_frames)
         with self._lock:
             self._start()
@@ -211,8 +214,7 @@ class IOThread:
         Raises:
             RuntimeError: called in the I/O thread, which cannot wait for itself.
         """
-        if threading.current_thread() is self._thread:
-            raise RuntimeError("A handler in the I/O thread cannot close a socket: close it from another thread.")
+        self._refuse_itself()
         with self._lock:
             if endpoint.closed:
                 return
@@ -278,6 +280,10 @@ class IOThread:
                 bell.send(b"\0")
         except OSError:  # it rings already, or the thread has ended
             pass
+
+    def _refuse_itself(self) -> None:
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("A handler in the I/O thread cannot open or close a socket: do it in another thread.")
 
     def _call(self, function: Callable[..., T], *args: Any) -> T:
         """Run a function in the I/O thread and wait for its result."""
@@ -407,6 +413,7 @@ class Inbox(ObjectReceiveStream[T], Generic[T]):
         self.closed: bool = False
         self._items: deque[T] = deque()
         self._bell = Bell()
+        self._received: int = 0
 
     def __len__(self) -> int:
         return len(self._items)
@@ -443,6 +450,9 @@ class Inbox(ObjectReceiveStream[T], Generic[T]):
             if self.closed:
                 raise anyio.EndOfStream
             await self._bell.wait(lambda: self._items or self.closed)
+        self._received += 1
+        if self._received % _TURN == 0:  # a flood must not starve the loop's other tasks
+            await checkpoint()
         return self._items.popleft()
 
     def drain(self) -> list[T]:
@@ -460,7 +470,8 @@ class Inbox(ObjectReceiveStream[T], Generic[T]):
 
 def _after_fork() -> None:
     # A child has no I/O thread, and its parent's sockets are not for it to close.
-    IOThread._process_thread = None
+    IOThread._process_thread = IOThread()
 
 
+IOThread._process_thread = IOThread()
 os.register_at_fork(after_in_child=_after_fork)

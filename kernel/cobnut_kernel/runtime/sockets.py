@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from cobnut_kernel.protocol.connection import ConnectionInfo
 
 PACE = 0.02
-"""Seconds between two messages of one stream while it keeps writing; the first one goes at once."""
+"""Seconds between two messages of one stream while it keeps writing."""
+
+FIRST = 0.001
+"""Seconds that the first text waits for more: `print` writes its line and the line's end one after the other."""
 
 _REQUESTS = (Channel.SHELL, Channel.CONTROL, Channel.STDIN)
 _log = logging.getLogger(__name__)
@@ -56,38 +59,40 @@ class Outbox:
         self._items: deque[Outgoing | tuple[bytes, str, str]] = deque()
         self._asked: bool = False
         self._pacing: bool = False
+        self._closed: bool = False
 
     def post(self, message: Outgoing, *, soon: bool = True) -> None:
         """Send a message; with `soon` off it may wait for the next one."""
         self._items.append(message)
         if soon and not self._asked:
-            self._ask()
+            self._asked = True
+            self._thread.call_soon(self._drain)
 
     def write(self, parent: bytes, stream: str, text: str) -> None:
-        """Send text of a stream, at once or, while text flows, within `PACE`."""
+        """Send text of a stream, within `FIRST` or, while text flows, within `PACE`."""
         self._items.append((parent, stream, text))
-        if not self._pacing and not self._asked:
-            self._ask()
+        if not self._pacing:
+            self._pacing = True
+            self._thread.call_soon(self._thread.call_later, FIRST, self._keep_pace)
 
-    def _ask(self) -> None:
-        self._asked = True
-        self._thread.call_soon(self._drain)
+    def close(self) -> None:
+        """Send what was said until now, and wait for that; what is said later is dropped."""
+        if self.endpoints:
+            self._thread._call(self._drain)
+        self._closed = True
 
     # ── only in the I/O thread ──────────────────────────────────────────────────────────────────────────────────────
 
     def _drain(self) -> None:
         self._asked = False
-        if self._send_all() and not self._pacing:
-            self._pacing = True
-            self._thread.call_later(PACE, self._keep_pace)
+        self._send_all()
 
     def _keep_pace(self) -> None:
-        if self._send_all():
+        self._pacing = self._send_all()
+        if self._items:  # written before the line above was done: its writer saw us pacing and did not ask
+            self._pacing = True
+        if self._pacing:
             self._thread.call_later(PACE, self._keep_pace)
-            return
-        self._pacing = False
-        if self._items:  # written between the two lines above: its writer saw us pacing and did not ask
-            self._drain()
 
     def _send_all(self) -> bool:
         """Send what is there; True if text was in it."""
@@ -118,6 +123,8 @@ class Outbox:
         self._send(Outgoing(Channel.IOPUB, MessageType.STREAM, content, parent))
 
     def _send(self, message: Outgoing) -> None:
+        if self._closed:
+            return
         header = dumps(self.codec.header(message.msg_type).as_dict())
         signed = self.codec.sign((header, message.parent, message.metadata, message.content))
         identities = message.identities or (topic(message.msg_type, self.codec.session),)
@@ -187,6 +194,7 @@ class KernelSockets:
 
     def close(self) -> None:
         """Send what is left, then close all; zmq leaves the files of unix sockets to us."""
+        self.outbox.close()
         for endpoint in self.outbox.endpoints.values():
             endpoint.close()
         if self._heartbeat is not None:
