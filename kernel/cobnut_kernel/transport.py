@@ -230,6 +230,10 @@ class IOThread:
             self._awake = True
             self._ring()
 
+    def is_current(self) -> bool:
+        """Tell whether the caller runs in the I/O thread."""
+        return threading.current_thread() is self._thread
+
     # ── only in the I/O thread ──────────────────────────────────────────────────────────────────────────────────────
 
     def call_later(self, seconds: float, callback: Callable[..., object], *args: Any) -> None:
@@ -282,7 +286,7 @@ class IOThread:
             pass
 
     def _refuse_itself(self) -> None:
-        if threading.current_thread() is self._thread:
+        if self.is_current():
             raise RuntimeError("A handler in the I/O thread cannot open or close a socket: do it in another thread.")
 
     def _call(self, function: Callable[..., T], *args: Any) -> T:

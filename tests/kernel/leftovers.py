@@ -59,7 +59,7 @@ class Possessions:
             descriptors=psutil.Process().num_fds(),
             # trio's own threads wait ten seconds for more work before they end
             threads=frozenset(each.name for each in threading.enumerate() if not each.name.startswith("Trio")),
-            children=frozenset(child.pid for child in psutil.Process().children(recursive=True)),
+            children=frozenset(child.pid for child in psutil.Process().children()),
             files=frozenset(str(path.relative_to(folder)) for path in folder.rglob("*/*")),
         )
 

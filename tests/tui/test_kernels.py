@@ -9,8 +9,10 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from cobnut.kernel_status import Status
 from cobnut.kernels import CHUNK, Kernels, next_arrival
-from cobnut_kernel.manager.lifecycle import KernelState
+from cobnut.model.document import Notice
+from cobnut_kernel.manager.lifecycle import DeathReport, KernelState
 from cobnut_kernel.protocol.codec import Codec
 from cobnut_kernel.protocol.messages import Channel, Header, Message
 
@@ -129,3 +131,42 @@ async def test_a_kernel_that_does_not_answer_is_not_waited_for(manager: Any) -> 
     assert (await kernels.verdict(session, "f(")).runs
     assert not (await kernels.verdict(session, "f(\n1")).runs
     assert (await kernels.verdict(session, "f(\n1\n")).runs
+
+
+@pytest.mark.anyio
+async def test_a_death_before_anybody_looked_is_told(manager: Any) -> None:
+    """The first kernel starts before the interface is there; if it has died by then, that is told, once."""
+    manager.comes_up_at_once = False
+    kernel_id = manager.start_soon(kernel_name="cobnut")
+    manager.kernels[kernel_id].manager.die(DeathReport(3, None, "cannot import foo", KernelState.STARTING))
+    kernels = Kernels(manager)
+    session = kernels.add(kernel_id, "cobnut", "scratch")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(kernels.run)
+        with anyio.fail_after(10):
+            while session.status is not Status.DEAD:
+                await anyio.lowlevel.checkpoint()
+        notices = [item.text for item in session.document.items if isinstance(item, Notice)]
+        assert notices == [
+            "cannot import foo",
+            "The kernel has ended: exit code 3. Esc 0 0 starts it anew, Esc S S closes it.",
+        ]
+        assert session.row(0.0, selected=True).state_text == "dead (3)"
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.anyio
+async def test_a_kernel_on_its_way_is_not_restarted(manager: Any) -> None:
+    """While it is about to start, a restart is refused with a line, and the start goes on."""
+    manager.comes_up_at_once = False
+    kernels = Kernels(manager)
+    session = kernels.add(manager.start_soon(kernel_name="cobnut"), "cobnut")
+    kernels.restart(session)
+    assert "wait for that" in session.document.items[-1].text
+    manager.kernels[session.kernel_id].manager.come_up()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(kernels.run)
+        with anyio.fail_after(10):
+            while session.status is not Status.IDLE:
+                await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()

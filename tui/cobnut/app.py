@@ -15,7 +15,7 @@ from cobnut.screens.choices import command_choices
 from cobnut.screens.console import Console
 from cobnut.screens.help import Help, binding_section, command_section
 from cobnut.screens.picker import Picker
-from cobnut.screens.question import Asked, Question
+from cobnut.screens.question import Asked, Question, Waiting
 from cobnut.terminal.driver import TerminalDriver, TerminalLost
 from cobnut.widgets.cells import Cells
 from cobnut.widgets.pane import Pane
@@ -26,11 +26,15 @@ if TYPE_CHECKING:
     from textual.driver import Driver
     from textual.notifications import SeverityLevel
     from textual.screen import Screen
+    from textual.strip import Strip
 
     from cobnut.kernels import Kernels
 
 HANGUP: Final = 128 + signal.SIGHUP
 """The exit status when the terminal is gone."""
+
+UNNOTICED: Final = 0.3
+"""Seconds that stopping the kernels may take before the screen changes for it."""
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +65,8 @@ class CobnutApp(App[int]):
         self.console_screen: Console = Console(kernels)
         self.crash: Exception | None = None
         self.is_leaving: bool = False
-        self._is_laid_out: bool = False
+        self._first_frame: list[Strip] | None = None
+        self._is_settled: bool = False
         self.set_class(ascii_only, "-ascii")
         self.theme = "ansi-dark"
         self.animation_level = "none"
@@ -78,21 +83,28 @@ class CobnutApp(App[int]):
 
     def _display(self, screen: Screen[Any], renderable: RenderableType | None) -> None:
         """Send a frame: the one place where frames leave. The terminal's own cursor stands in the prompt."""
-        if self._driver is None or renderable is None or self._batch_count or not self._is_laid_out:
+        if self._driver is None or renderable is None or self._batch_count or not self._may_draw():
             return
         self._driver.write("\x1b[?25l")
         super()._display(screen, renderable)
         if isinstance(self.focused, Editor):
             self._driver.write("\x1b[?25h")
 
-    def on_cells_resized(self) -> None:
-        """Send frames from now on: what was drawn before the parts had their places would be sent for nothing."""
-        if not self._is_laid_out:
-            self.call_after_refresh(self._send_first)
+    def _may_draw(self) -> bool:
+        """Let the first frame pass when all parts have their places, and then none until Textual has settled.
 
-    def _send_first(self) -> None:
-        self._is_laid_out = True
-        self.screen.refresh()
+        It lays out several times at its start, and would send the same whole screen as often.
+        """
+        if self._first_frame is None and self.console_screen.pane.cells.size:
+            self._first_frame = self.screen._compositor.render_strips()
+            self.call_after_refresh(self._settle)
+            return True
+        return self._is_settled
+
+    def _settle(self) -> None:
+        self._is_settled = True
+        if self._first_frame != self.screen._compositor.render_strips():
+            self.screen.refresh()
 
     def action_redraw(self) -> None:
         """Draw the whole screen again."""
@@ -101,11 +113,14 @@ class CobnutApp(App[int]):
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def on_mount(self) -> None:
-        """Let messages of the kernels in."""
+        """Let messages of the kernels in, after the first frame: what that imports can wait so long."""
         self.console_screen.pane.editor.set_class(self.is_headless, "-painted-cursor")
         # The shell has stopped us, and now goes on: its screen is where ours was.
         self.app_resume_signal.subscribe(self, self._redraw_when_resumed)
-        self.run_worker(self.kernels.run(), name="kernels", exit_on_error=True)
+        self.call_after_refresh(self._let_messages_in)
+
+    def _let_messages_in(self) -> None:
+        self.run_worker(self.kernels.run(), name="kernels")
 
     def end(self, status: int) -> None:
         """Leave with this exit status; for signal handlers, so it wakes a loop that sleeps.
@@ -148,7 +163,8 @@ class CobnutApp(App[int]):
         """Stop all kernels and end with this exit status; asked again, do not wait for them."""
         again, self.is_leaving = self.is_leaving, True
         if not again:
-            self.console_screen.status.say("Stopping the kernels. ^Q again does not wait for them.")
+            self.console_screen.status.say("Stopping the kernels.")
+            self.set_timer(UNNOTICED, lambda: self.push_screen(Waiting(self.leave)))
         self.run_worker(self._leave(status, now=again), name="leave", exit_on_error=False)
 
     async def _leave(self, status: int, *, now: bool) -> None:

@@ -14,8 +14,8 @@ import anyio
 from cobnut.completeness import Verdict, python_verdict
 from cobnut.model.document import Level
 from cobnut.session import Session
-from cobnut_kernel.errors import CobnutError, KernelDiedError, KernelNotReadyError, KernelStartCancelled
-from cobnut_kernel.manager.lifecycle import KernelState
+from cobnut_kernel.errors import CobnutError, KernelNotReadyError
+from cobnut_kernel.manager.lifecycle import AT_REST, BEGINNING, RUNNING, KernelState
 from cobnut_kernel.protocol.messages import Channel, Message, MessageType
 from cobnut_kernel.transport import Inbox
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from cobnut.kernel_status import KernelRow
     from cobnut_kernel.client.client import AsyncKernelClient
     from cobnut_kernel.kernelspec import KernelSpecManager
-    from cobnut_kernel.manager.manager import AsyncKernelManager
     from cobnut_kernel.manager.multi import AsyncMultiKernelManager
 
 FRAME: Final = 1 / 60
@@ -104,7 +103,11 @@ class Kernels:
         session = Session(number, name, kernel_id, spec_name, manager)
         self.sessions = sorted([*self.sessions, session], key=lambda session: session.number)
         manager.add_state_callback(lambda _, state: self._inbox.put((session, state)))
-        session.state = manager.state
+        state = manager.state
+        if state in AT_REST:  # it has died already: that is told like any death
+            self._inbox.put((session, state))
+        else:
+            session.state = state
         self._spawn(session, partial(self._connect, session))
         return session
 
@@ -150,7 +153,11 @@ class Kernels:
         self.on_change(session)
 
     def restart(self, session: Session) -> None:
-        """Start a kernel anew, one that has ended too."""
+        """Start a kernel anew, one that has ended too; one that is about to start or stop is left alone."""
+        state = session.manager.state
+        if state in BEGINNING or state is KernelState.STOPPING:
+            self.note(session, "The kernel is about to start or to stop: wait for that, then restart it.")
+            return
         self._spawn(session, partial(self._restart, session))
 
     def stop(self, session: Session) -> None:
@@ -207,8 +214,8 @@ class Kernels:
 
     def _follow(self, session: Session, state: KernelState) -> None:
         """Note what state a kernel is in now."""
-        session.state = state
-        if state in (KernelState.STOPPED, KernelState.DEAD):
+        was_at_rest, session.state = session.state in AT_REST, state
+        if state in AT_REST and not was_at_rest:
             self._spawn(session, partial(_hear_out, session.detach()))
             session.waiting.clear()
             session.is_stopping = session.is_restarting = False
@@ -225,27 +232,27 @@ class Kernels:
 
     async def _connect(self, session: Session) -> None:
         """Wait until a kernel can be talked to, then send what waits."""
-        manager = session.manager
+        manager, client = session.manager, None
         try:
             await manager.ready
-            client = manager.client(allow_stdin=False)
+            client = session.connecting = manager.client(allow_stdin=False)
             client.listen(lambda channel, message: self._inbox.put((session, (channel, message))))
             client.start_channels()
-            session.connecting = client
-            session.greet(await self._answer(session, manager))
-        except (KernelDiedError, KernelStartCancelled):
-            return  # its state says so
+            session.greet(await self._answer(session, client))
+        except Exception:
+            if session.connecting is client and manager.state in RUNNING:
+                raise
+            return  # the kernel's state says what has happened
         session.client, session.connecting = client, None
         self._send_waiting(session)
         self.on_change(session)
 
-    async def _answer(self, session: Session, manager: AsyncKernelManager) -> Message:
-        assert session.connecting is not None
+    async def _answer(self, session: Session, client: AsyncKernelClient) -> Message:
         while True:
             try:
-                return await session.connecting.wait_for_ready(timeout=PATIENCE)
+                return await client.wait_for_ready(timeout=PATIENCE)
             except KernelNotReadyError:
-                if manager.state not in (KernelState.STARTING, KernelState.READY):
+                if session.manager.state not in RUNNING:
                     raise
                 text = f"The kernel has not answered for {PATIENCE:g} seconds; still waiting. Esc S S stops it."
                 session.document.notice(text, time.monotonic(), Level.WARNING)

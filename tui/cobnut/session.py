@@ -10,7 +10,7 @@ from cobnut.kernel_status import KernelRow, Status, duration
 from cobnut.model.document import Document, Level
 from cobnut.model.history import InputHistory
 from cobnut.places import short_path
-from cobnut_kernel.manager.lifecycle import KernelState
+from cobnut_kernel.manager.lifecycle import BEGINNING, KernelState
 
 if TYPE_CHECKING:
     from cobnut.model.cell import Cell
@@ -119,15 +119,15 @@ class Session:
 
     def say_ended(self, now: float) -> None:
         """Write into the document that the kernel has ended, and why if nobody wanted it."""
+        then = "Esc 0 0 starts it anew, Esc S S closes it."
         report = self.manager.death
         if self.state is KernelState.STOPPED or report is None:
-            self.document.kernel_died(
-                "The kernel was stopped. Esc 0 0 starts it anew, Esc S S closes it.", now, Level.INFO
-            )
+            self.document.kernel_died(f"The kernel has ended. {then}", now, Level.INFO)
             return
         if report.stderr_tail:
             self.document.notice(report.stderr_tail, now, Level.WARNING)
-        self.document.kernel_died(f"The kernel has ended: {report}. Esc 0 0 starts it anew, Esc S S closes it.", now)
+        what = "could not be started" if report.phase in BEGINNING else "has ended"
+        self.document.kernel_died(f"The kernel {what}: {str(report).rstrip('.')}. {then}", now)
 
     def detach(self) -> list[AsyncKernelClient]:
         """Talk to the kernel no more; returns who is to be closed."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cobnut_kernel.errors import CobnutError, KernelError, KernelStartCancelled, KernelStartError
 from cobnut_kernel.manager.lifecycle import DeathReport, Lifecycle, Ready
-from cobnut_kernel.portal import Portal, finish
+from cobnut_kernel.portal import finish
 from cobnut_kernel.protocol.connection import ConnectionInfo
 from cobnut_kernel.protocol.messages import Channel, MessageType
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from cobnut_kernel.client.client import AsyncKernelClient
     from cobnut_kernel.manager.manager import AsyncKernelManager
+    from cobnut_kernel.portal import Portal
     from cobnut_kernel.protocol.messages import Message
     from cobnut_kernel.provisioning.base import KernelProvisionerBase
 
@@ -48,11 +49,13 @@ class KernelLife:
     Attributes:
         provisioner: what provides the process; the same through all restarts.
         connection: where the kernel is, or was, reached.
+        portal: whose thread it lives on.
     """
 
-    def __init__(self, manager: AsyncKernelManager, lifecycle: Lifecycle) -> None:
+    def __init__(self, manager: AsyncKernelManager, lifecycle: Lifecycle, portal: Portal) -> None:
         self.provisioner: KernelProvisionerBase | None = None
         self.connection: ConnectionInfo | None = None
+        self.portal: Portal = portal
         self._manager = manager
         self._lifecycle = lifecycle
         self._turn = asyncio.Lock()
@@ -98,6 +101,7 @@ class KernelLife:
     async def _start(self, options: dict[str, Any]) -> None:
         await asyncio.sleep(0)  # a cancellation that was asked for meanwhile
         _require(wanted=self._lifecycle.provision())
+        self.provisioner = None  # what the last one said is no longer of interest
         self.provisioner = self._manager.create_provisioner()
         await self._launch(self.provisioner, options)
 
@@ -128,7 +132,7 @@ class KernelLife:
             await finish(self._clear(provisioner))
             raise
         self._exit = asyncio.ensure_future(provisioner.wait())
-        self._watch = Portal.shared().create_task(self._watch_over(provisioner, self._exit))
+        self._watch = self.portal.create_task(self._watch_over(provisioner, self._exit))
 
     async def _clear(self, provisioner: KernelProvisionerBase) -> None:
         """Undo a launch, whatever there is of it."""
@@ -178,11 +182,10 @@ class KernelLife:
 
     async def _answer(self) -> None:
         """Ask the kernel until it answers us, or anybody: it may be busy with another client's cell already."""
-        loop = asyncio.get_running_loop()
 
         def hear(_: Channel, message: Message) -> None:
             if message.parent is not None:  # a welcome, or a status of its own, is no answer
-                loop.call_soon_threadsafe(self._heard.set)
+                self.portal.call_soon(self._heard.set)
 
         with self._own_client() as client:
             client.listen(hear)
@@ -192,6 +195,7 @@ class KernelLife:
     async def _ask(self, client: AsyncKernelClient) -> None:
         for channel in cycle((Channel.SHELL, Channel.CONTROL)):  # who is busy on the one may answer on the other
             asking = asyncio.ensure_future(client.request(MessageType.KERNEL_INFO_REQUEST, {}, channel=channel))
+            asking.add_done_callback(lambda asked: asked.cancelled() or asked.exception())
             try:
                 await asyncio.wait_for(self._heard.wait(), ASK_AGAIN)
             except TimeoutError:

@@ -62,6 +62,7 @@ class AsyncKernelManager(LoggingConfigurable):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._lock = threading.RLock()
+        self._portal: Portal | None = None
         self._lifecycle = Lifecycle(self._note)
         self._life: KernelLife | None = None
         self._rise: PortalTask[None] | None = None
@@ -142,7 +143,7 @@ class AsyncKernelManager(LoggingConfigurable):
 
     async def is_alive(self) -> bool:
         """Say whether the process runs."""
-        return await self._run(lambda life: life.is_alive())
+        return self.has_kernel and await self._run(lambda life: life.is_alive())
 
     # ── start ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -165,6 +166,7 @@ class AsyncKernelManager(LoggingConfigurable):
     def begin_start(self, **options: Any) -> PortalTask[None]:
         """Begin what `start_kernel` does, and return at once; needs no loop. Raises as it does."""
         with self._lock:
+            self._portal = Portal.shared()
             ready = self._lifecycle.begin_start()
             self.kernel_id = options.pop("kernel_id", None) or self.kernel_id or str(uuid4())
             self.kernel_name = options.pop("kernel_name", None) or self.kernel_name
@@ -186,6 +188,7 @@ class AsyncKernelManager(LoggingConfigurable):
             Exception: what `start_kernel` raises.
         """
         with self._lock:
+            self._portal = Portal.shared()
             ready = self._lifecycle.begin_restart()
             merged = self._options = {**self._options, **options}
             self._rise = self._begin(lambda life: life.restart(ready, merged, now=now, newports=newports))
@@ -280,8 +283,8 @@ class AsyncKernelManager(LoggingConfigurable):
                 if policy == "cancel":
                     self.cancel_start()
             if self._fall is not None and self._lifecycle.ready is self._promise and not self.ready.done():
-                if now and self._life is not None:
-                    Portal.shared().call_soon(self._life.hurry)
+                if now and self._life is not None and self._portal is not None:
+                    self._portal.call_soon(self._life.hurry)
                 return self._fall, False
             waits = self._lifecycle.is_beginning and policy == "wait"
             promise = self._promise = self._lifecycle.await_stop() if waits else self._lifecycle.begin_stop()
@@ -319,21 +322,24 @@ class AsyncKernelManager(LoggingConfigurable):
             return list(self._clients)
 
     def _begin(self, work: Callable[[KernelLife], Coroutine[Any, Any, T]]) -> PortalTask[T]:
-        return Portal.shared().start_soon(self._on_portal, work)
+        portal = Portal.shared()
+        return portal.start_soon(self._on_portal, portal, work)
 
     async def _run(self, work: Callable[[KernelLife], Coroutine[Any, Any, T]]) -> T:
-        return await Portal.shared().run(self._on_portal, work)
+        portal = Portal.shared()
+        return await portal.run(self._on_portal, portal, work)
 
-    async def _on_portal(self, work: Callable[[KernelLife], Coroutine[Any, Any, T]]) -> T:
+    async def _on_portal(self, portal: Portal, work: Callable[[KernelLife], Coroutine[Any, Any, T]]) -> T:
         from cobnut_kernel.manager.life import KernelLife  # with asyncio: on the portal's thread, not on import
 
-        if self._life is None:
-            self._life = KernelLife(self, self._lifecycle)
+        if self._life is None or self._life.portal is not portal:  # its portal has ended, and the kernel with it
+            self._life = KernelLife(self, self._lifecycle, portal)
         return await work(self._life)
 
     def _note(self, state: KernelState) -> None:
-        with suppress(RuntimeError):  # the portal has ended, and with it all who listened
-            Portal.shared().call_soon(self._announce, state)
+        with suppress(RuntimeError):  # the portal is ending, and with it all who listened
+            if self._portal is not None:
+                self._portal.call_soon(self._announce, state)
 
     def _announce(self, state: KernelState) -> None:
         for callback in tuple(self._callbacks):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from cobnut_kernel.connection_files import ProcessIdentity
+
+READ_TIME = 0.5
+"""How long a guard may take to read, in seconds; after that it is taken for dead."""
+
+END_TIME = 2.0
+"""How long a guard may take to end its kernels and itself before nobody waits for it, in seconds."""
 
 _SCRIPT = Path(__file__).with_name("guard_process.py")
 _log = logging.getLogger(__name__)
@@ -69,7 +76,10 @@ class Guard:
             OwnerDirectory.remove()
         if child is not None:
             child.close_stdin()
-            child.reap(timeout=2.0)
+            child.reap(END_TIME)
+            if child.poll() is None and not self._entries:  # it hangs, and has nothing to do
+                child.kill()
+                child.reap()
 
     def disown(self) -> None:
         """Let go of the pipe in a forked child, so that only the owner's end is an end."""
@@ -102,12 +112,15 @@ class Guard:
         self._write("\n".join((f"folder {_hex(folder)}", *self._entries.values())))
 
     def _write(self, line: str) -> bool:
-        """Write into the pipe at once; False where nobody reads it."""
-        stdin = self._child.stdin if self._child is not None else None
+        """Write into the pipe; False where nobody reads it."""
+        pipe = self._child.stdin if self._child is not None else None
+        left = memoryview(f"{line}\n".encode())
         try:
-            return stdin is not None and os.write(stdin.fileno(), f"{line}\n".encode()) > 0
+            while pipe is not None and left:
+                left = left[_write_some(pipe.fileno(), left) :]
         except (OSError, ValueError):
             return False
+        return not left
 
     def _on_end(self, child: ChildProcess) -> None:
         if self._child is not child:
@@ -116,6 +129,18 @@ class Guard:
         _log.warning("The guard of the kernels has ended (%s): %s", child.poll(), child.errors.text())
         if self._entries and child.lived_for > 1.0:  # one that cannot run at all is not tried for ever
             self._start()
+
+
+def _write_some(pipe: int, data: memoryview) -> int:
+    """Write into a pipe; wait a little where it is full, as it is for a moment when a guard begins.
+
+    Raises:
+        BlockingIOError: its reader hangs.
+    """
+    poll = select.poll()
+    poll.register(pipe, select.POLLOUT)
+    poll.poll(READ_TIME * 1000)
+    return os.write(pipe, data)
 
 
 def _hex(path: str | os.PathLike[str]) -> str:

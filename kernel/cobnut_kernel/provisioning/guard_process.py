@@ -32,7 +32,7 @@ def main() -> None:
     files: dict[int, list[bytes]] = {}
     folder = b""
     for line in sys.stdin.buffer:
-        word, *arguments = line.split()
+        word, *arguments = line.split() or [b""]
         if word == b"folder":
             folder = bytes.fromhex(arguments[0].decode())
         elif word == b"add":

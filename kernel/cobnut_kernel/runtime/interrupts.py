@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _AGAIN = 0.005
-"""Seconds until a signal that found our own code is sent again."""
+"""Seconds until a signal that found our own code is sent again, and until one that nobody heard is looked after."""
+
+POKE = signal.SIGURG
+"""A signal that means nothing and is handled after SIGINT: when its handler runs, that of SIGINT has run."""
 
 _OURS = str(Path(__file__).parents[1])
 _LOOPS = tuple(str(Path(str(module.__file__)).parent) for module in (asyncio, anyio))
@@ -58,6 +61,8 @@ class Interrupts:
         self._aimed_at: int | None = None
         self._wanted: int | None = None
         self._retrying: bool = False
+        self._sending = threading.Lock()
+        self._unheard: bool = False
         self.due: bool = False
         self._cancels: int = 0
 
@@ -68,6 +73,8 @@ class Interrupts:
         try:
             return await self._drive(coroutine)
         finally:
+            with self._sending:  # a signal that is being sent is heard here
+                self._aimed_at = None
             self._forget_cancels()
             self._task = None
 
@@ -77,11 +84,16 @@ class Interrupts:
         The signal carries the number of the cell it is meant for, so that it cannot hit the next one. Where no cell
         runs, it frees the main thread from a task that blocks it, and otherwise does nothing.
         """
-        self._aimed_at = self._generation
-        if self._task is not None and os.getpgrp() == os.getpid():
-            os.killpg(os.getpid(), signal.SIGINT)
-        else:
-            self._kill_main()
+        if self._task is None and signal.getsignal(signal.SIGINT) != self.on_signal:
+            return
+        with self._sending:
+            self._aimed_at = self._generation
+            if self._task is not None and os.getpgrp() == os.getpid():
+                os.killpg(os.getpid(), signal.SIGINT)
+            else:
+                _kill_main(signal.SIGINT)
+            _kill_main(POKE)
+        self.insist()
 
     def interrupt_again(self) -> None:
         """Raise an interrupt once more, a moment later, that the running code has not got to see."""
@@ -183,12 +195,40 @@ class Interrupts:
     def _again(self, generation: int) -> None:
         if generation == self._generation == self._wanted:
             self._retrying = True
-            self._kill_main()
+            _kill_main(signal.SIGINT)
+            self.insist()
 
-    def _kill_main(self) -> None:
-        ident = threading.main_thread().ident
-        if ident is not None:
-            signal.pthread_kill(ident, signal.SIGINT)
+    # ── a signal that nobody hears ──────────────────────────────────────────────────────────────────────────────────
+
+    def insist(self) -> None:
+        """See to it that the main thread hears of a SIGINT that was sent: it may have come just before a call that waits."""
+        self._unheard = True
+        self._thread.call_soon(self._thread.call_later, _AGAIN, self._poke, _AGAIN)
+
+    def on_poke(self, _signum: int, frame: types.FrameType | None) -> None:
+        """Take note that the main thread has heard; a SIGINT of ours that was ignored, as `os.system` does, counts now.
+
+        Raises:
+            KeyboardInterrupt: as `on_signal` does.
+        """
+        self._unheard = False
+        if self._aimed_at is None and not self._retrying:
+            return
+        if signal.getsignal(signal.SIGINT) == self.on_signal:
+            self.on_signal(signal.SIGINT, frame)
+        else:  # the user's own handler has got it
+            self._aimed_at, self._retrying = None, False
+
+    def _poke(self, pause: float) -> None:
+        if self._unheard:
+            _kill_main(POKE)
+            self._thread.call_later(pause, self._poke, min(2 * pause, 0.5))
+
+
+def _kill_main(signum: signal.Signals) -> None:
+    ident = threading.main_thread().ident
+    if ident is not None:
+        signal.pthread_kill(ident, signum)
 
 
 def end_at_the_cell(trace: types.TracebackType | None) -> None:

@@ -125,20 +125,19 @@ class Kernel(HasTraits, AsyncContextManagerMixin):
         if self.event_started.is_set():
             raise RuntimeError("A kernel runs once in a process: start a new process for another one.")
         self.event_started.set()
-        outbox = self._open()
         signals = Signals(self._io_thread, self._interrupts, Kernel.stop)
-        streams = CapturedStreams(outbox, self._jobs, self._interrupts)
         try:
-            self._shell = self._make_shell(outbox)
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._lanes[LaneName.MAIN].serve)
-                try:
-                    yield self
-                finally:
-                    Kernel.stop()
-                    self._lanes[LaneName.MAIN].close()
+            outbox = self._open()
+            with CapturedStreams(outbox, self._jobs, self._interrupts):
+                self._shell = self._make_shell(outbox)
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._lanes[LaneName.MAIN].serve)
+                    try:
+                        yield self
+                    finally:
+                        Kernel.stop()
+                        self._lanes[LaneName.MAIN].close()
         finally:
-            streams.restore()
             self.close_sockets()
             signals.restore()
             self.event_stopped.set()
@@ -162,18 +161,23 @@ class Kernel(HasTraits, AsyncContextManagerMixin):
             watch_owner(self._io_thread, int(owner), Kernel.stop)
         return outbox
 
-    def close_sockets(self) -> None:
-        """Send what is left, close the sockets and remove the connection file; from any thread, once."""
+    def close_sockets(self) -> bool:
+        """Send what is left, close the sockets and remove the connection file; from any thread, once.
+
+        Returns:
+            Whether this call has done it; if not, it had been done.
+        """
         with self._close_lock:
             sockets, self._sockets = self._sockets, None
             if sockets is None:
-                return
+                return False
             self._lanes[LaneName.CONTROL].close()
             if self._control_thread is not None:
                 self._control_thread.join(timeout=1)
             sockets.close()
             if self.connection_file and not self._keep_file:
                 Path(self.connection_file).unlink(missing_ok=True)
+            return True
 
     def _load_connection(self) -> ConnectionInfo:
         if self._connection is None:

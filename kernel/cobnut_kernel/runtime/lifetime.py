@@ -13,6 +13,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
+from cobnut_kernel.runtime.interrupts import POKE
+
 if TYPE_CHECKING:
     import types
     from collections.abc import Callable
@@ -24,10 +26,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
-_POKE = signal.SIGURG
-"""A signal that means nothing and is handled after SIGINT: when its handler has run, so has that of SIGINT."""
-_PAUSE = 0.005
-"""Seconds that the main thread has to hear a signal before it is poked."""
 _OWNER_POLL = 1.0
 """Seconds between two looks at the owner where the system has no pidfd."""
 
@@ -46,12 +44,11 @@ class Signals:
         self._thread = thread
         self._interrupts = interrupts
         self._stop = stop
-        self._unheard: bool = False
         self._reading, self._writing = socket.socketpair()
         for end in (self._reading, self._writing):
             end.setblocking(False)
         self._wakeup_before = signal.set_wakeup_fd(self._writing.fileno(), warn_on_full_buffer=False)
-        handlers = {signal.SIGINT: interrupts.on_signal, _POKE: self._on_poke}
+        handlers = {signal.SIGINT: interrupts.on_signal, POKE: interrupts.on_poke}
         handlers |= dict.fromkeys(_ENDING, self._on_ending)
         self._before: dict[signal.Signals, Any] = {number: signal.signal(number, handlers[number]) for number in handlers}
         self._hook_before, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
@@ -100,9 +97,6 @@ class Signals:
         # And ringing lets go of the GIL: C code that holds it but looks for signals would let no other thread run.
         self._thread.call_soon(self._stop)
 
-    def _on_poke(self, _signum: int, _frame: types.FrameType | None) -> None:
-        self._unheard = False
-
     def _on_unraisable(self, unraisable: sys.UnraisableHookArgs) -> None:
         """Interrupt again where Python has dropped an interrupt: in a destructor, or in what is called at a fork."""
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
@@ -118,16 +112,8 @@ class Signals:
             if any(signum in _ENDING for signum in received):
                 self._stop()
             if signal.SIGINT in received:
-                self._unheard = True
-                self._thread.call_later(_PAUSE, self._poke, _PAUSE)
+                self._interrupts.insist()
         self._thread.watch_file(self._reading.fileno(), self._on_signal)
-
-    def _poke(self, pause: float) -> None:
-        """Wake the main thread until it has heard: the signal may have come just before it began to wait in a call."""
-        ident = threading.main_thread().ident
-        if self._unheard and ident is not None:
-            signal.pthread_kill(ident, _POKE)
-            self._thread.call_later(pause, self._poke, min(2 * pause, 0.5))
 
 
 os.register_at_fork(before=Signals.hold, after_in_parent=Signals.let_go, after_in_child=Signals.leave)
@@ -187,12 +173,11 @@ class Watchdog:
 
     def _run(self) -> None:
         self._kernel.event_stopping.wait()
-        if self._kernel.event_stopped.wait(self._cell_grace):
-            # The main thread is done with the kernel: what follows is the interpreter's own end.
-            time.sleep(self._exit_grace)
-            self._end("The process did not end by itself")
-        self._kernel.close_sockets()
-        self._end("A cell did not end when the kernel stopped")
+        if not self._kernel.event_stopped.wait(self._cell_grace) and self._kernel.close_sockets():
+            self._end("A cell did not end when the kernel stopped")
+        # The main thread is done with the kernel: what follows is the interpreter's own end.
+        time.sleep(self._exit_grace)
+        self._end("The process did not end by itself")
 
     def _end(self, reason: str) -> None:
         if sys.__stderr__ is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,12 @@ PACE = 0.02
 FIRST = 0.001
 """Seconds that the first text waits for more: `print` writes its line and the line's end one after the other."""
 
+CROWD = 20_000
+"""How many items may wait for the I/O thread before a writer waits for it."""
+
+LARGE = 1 << 20
+"""Characters in the largest text that goes out as one message; who writes as much at once waits for it to go."""
+
 _REQUESTS = (Channel.SHELL, Channel.CONTROL, Channel.STDIN)
 _log = logging.getLogger(__name__)
 
@@ -49,7 +56,8 @@ class Outbox:
     """All that the kernel says, in the order it was said, from any thread and without waiting.
 
     Text of one stream that lies together becomes one message. The high-water marks are off, so that a slow
-    reader costs memory but loses nothing and holds up nobody.
+    reader costs memory but loses nothing and holds up nobody. A writer who is faster than the I/O thread waits
+    for that, never for a reader.
     """
 
     def __init__(self, thread: IOThread, codec: Codec) -> None:
@@ -59,6 +67,9 @@ class Outbox:
         self._items: deque[Outgoing | tuple[bytes, str, str]] = deque()
         self._asked: bool = False
         self._pacing: bool = False
+        self._texts: list[str] = []
+        self._text_of: tuple[bytes, str] = EMPTY, ""
+        self._size: int = 0
         self._closed: bool = False
 
     def post(self, message: Outgoing, *, soon: bool = True) -> None:
@@ -74,6 +85,15 @@ class Outbox:
         if not self._pacing:
             self._pacing = True
             self._thread.call_soon(self._thread.call_later, FIRST, self._keep_pace)
+        if len(text) > LARGE:
+            self._wait_for(0)
+        elif len(self._items) > CROWD:
+            self._wait_for(CROWD // 2)
+
+    def _wait_for(self, left: int) -> None:
+        """Wait until the I/O thread has taken all but so many items."""
+        while len(self._items) > left and not self._thread.is_current():
+            time.sleep(0.001)
 
     def close(self) -> None:
         """Send what was said until now, and wait for that; what is said later is dropped."""
@@ -96,31 +116,31 @@ class Outbox:
 
     def _send_all(self) -> bool:
         """Send what is there; True if text was in it."""
-        texts: list[str] = []
-        key: tuple[bytes, str] | None = None
         wrote = False
-        while self._items:
+        for _ in range(len(self._items)):  # what is written meanwhile waits for the next turn
             item = self._items.popleft()
-            if isinstance(item, tuple):
-                parent, stream, text = item
-                if key != (parent, stream):
-                    self._send_text(key, texts)
-                    key, texts = (parent, stream), []
-                texts.append(text)
-                wrote = True
-            else:
-                self._send_text(key, texts)
-                key, texts = None, []
+            if isinstance(item, Outgoing):
+                self._send_text()
                 self._send(item)
-        self._send_text(key, texts)
+            else:
+                self._add_text(*item)
+                wrote = True
+        self._send_text()
         return wrote
 
-    def _send_text(self, key: tuple[bytes, str] | None, texts: list[str]) -> None:
-        if key is None:
-            return
-        parent, stream = key
-        content = dumps({"name": stream, "text": "".join(texts)})
-        self._send(Outgoing(Channel.IOPUB, MessageType.STREAM, content, parent))
+    def _add_text(self, parent: bytes, stream: str, text: str) -> None:
+        if self._text_of != (parent, stream) or self._size > LARGE:
+            self._send_text()
+        self._text_of = parent, stream
+        self._texts.append(text)
+        self._size += len(text)
+
+    def _send_text(self) -> None:
+        if self._texts:
+            parent, stream = self._text_of
+            content = dumps({"name": stream, "text": "".join(self._texts)})
+            self._texts, self._size = [], 0
+            self._send(Outgoing(Channel.IOPUB, MessageType.STREAM, content, parent))
 
     def _send(self, message: Outgoing) -> None:
         if self._closed:

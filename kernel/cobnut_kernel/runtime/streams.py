@@ -77,13 +77,17 @@ class OutStream(io.TextIOBase):
 
 
 class CapturedStreams:
-    """Puts the kernel's streams in the place of the process's, and back."""
+    """The kernel's streams in the place of the process's, while the context lasts."""
 
     def __init__(self, outbox: Outbox, current: CurrentJob, interrupts: Interrupts) -> None:
         self._originals = sys.stdout, sys.stderr
-        sys.stdout = OutStream("stdout", outbox, current, interrupts, sys.__stdout__ or sys.stdout)
-        sys.stderr = OutStream("stderr", outbox, current, interrupts, sys.__stderr__ or sys.stderr)
+        self._ours = (
+            OutStream("stdout", outbox, current, interrupts, sys.__stdout__ or sys.stdout),
+            OutStream("stderr", outbox, current, interrupts, sys.__stderr__ or sys.stderr),
+        )
 
-    def restore(self) -> None:
-        """Give the process its own streams back."""
+    def __enter__(self) -> None:
+        sys.stdout, sys.stderr = self._ours
+
+    def __exit__(self, *_: object) -> None:
         sys.stdout, sys.stderr = self._originals

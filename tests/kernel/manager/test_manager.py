@@ -264,6 +264,28 @@ async def test_a_kernel_that_never_answers_is_ended(make_manager: MakeManager) -
     assert files() == []
 
 
+async def test_a_kernel_that_is_busy_with_others_is_up(make_manager: MakeManager) -> None:
+    """Whatever it answers to whomever shows that it is up: a cell that came before our question is no silence."""
+    manager = make_manager("selfish")
+    await manager.start_kernel()
+    async with manager.client() as client:
+        for _ in range(3):  # our subscription may come too late for the first one
+            assert (await client.run("x").reply()).content["status"] == "ok"
+            with anyio.move_on_after(0.2):
+                await manager.answered
+    assert manager.state is KernelState.READY
+    await manager.shutdown_kernel()
+
+
+async def test_a_kernel_is_asked_on_both_channels(make_manager: MakeManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is busy on shell may answer on control."""
+    monkeypatch.setattr(life, "ASK_AGAIN", 0.02)
+    manager = make_manager("shy")
+    await manager.start_kernel()
+    await manager.answered
+    await manager.shutdown_kernel()
+
+
 async def test_what_a_dead_kernel_left_running_ends(make_manager: MakeManager, tiny: Tiny) -> None:
     """Background children of a kernel that dies go with it."""
     manager = make_manager("parent")
@@ -275,15 +297,19 @@ async def test_what_a_dead_kernel_left_running_ends(make_manager: MakeManager, t
     await eventually(lambda: not is_running(child))
 
 
-async def test_a_dead_kernel_is_stopped_without_ado(make_manager: MakeManager) -> None:
-    """Stopping what is dead is no error, and the report stays."""
+NAMELESS = [(signal.SIGRTMIN + 1, f"signal {signal.SIGRTMIN + 1}")] if hasattr(signal, "SIGRTMIN") else []
+
+
+@pytest.mark.parametrize(("signum", "name"), [(signal.SIGSEGV, "SIGSEGV"), *NAMELESS])
+async def test_a_dead_kernel_is_stopped_without_ado(make_manager: MakeManager, signum: int, name: str) -> None:
+    """Stopping what is dead is no error, and the report stays; a signal without a name has a number."""
     manager = make_manager()
     await manager.start_kernel()
-    os.kill(pid_of(manager), signal.SIGSEGV)
+    os.kill(pid_of(manager), signum)
     await eventually(lambda: manager.state is KernelState.DEAD)
     await manager.shutdown_kernel()
     await manager.ready
-    assert str(manager.death) == "killed by SIGSEGV"
+    assert str(manager.death) == f"killed by {name}"
     with pytest.raises(KernelError, match="no kernel is running"):
         await manager.interrupt_kernel()
 
@@ -558,7 +584,7 @@ async def test_a_failing_cleanup_is_logged_and_the_stop_ends(
 
 
 async def test_the_end_of_the_portal_ends_the_kernel(make_manager: MakeManager) -> None:
-    """Nothing lives longer than what it lives on."""
+    """Nothing lives longer than what it lives on; the manager can be used again."""
     manager = make_manager("deaf", "sturdy", "parent")
     await manager.start_kernel()
     await manager.answered
@@ -566,6 +592,9 @@ async def test_the_end_of_the_portal_ends_the_kernel(make_manager: MakeManager) 
     await anyio.to_thread.run_sync(Portal.shared().stop)
     assert manager.state is KernelState.STOPPED
     await eventually(lambda: processes_of_group(pid) == [])
+    await manager.restart_kernel()
+    await manager.answered
+    await manager.shutdown_kernel(now=True)
 
 
 # ── pending ─────────────────────────────────────────────────────────────────────────────────────────────────────────

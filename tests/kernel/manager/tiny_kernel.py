@@ -4,7 +4,8 @@ It answers kernel_info, and runs two kinds of code: `sleep` until it is interrup
 happens to it it writes into the log, a line each.
 
 Habits: `deaf` (to a shutdown_request), `sturdy` (to SIGTERM), `mute` (never answers), `slow` (binds when the file
-LOG.go is there), `broken` (fails at import, loudly), `parent` (has a child in the background).
+LOG.go is there), `broken` (fails at import, loudly), `parent` (has a child in the background), `shy` and `selfish`
+(leave kernel_info unanswered on shell, and everywhere).
 """
 
 from __future__ import annotations
@@ -77,6 +78,9 @@ class TinyKernel:
     def handle(self, origin: zmq.Socket[bytes], request: Message) -> None:
         """Do what a request asks for."""
         log(f"{request.msg_type} {request.content}")
+        is_control = origin is self.sockets[Channel.CONTROL]
+        if request.msg_type == "kernel_info_request" and ("selfish" in HABITS or ("shy" in HABITS and not is_control)):
+            return
         self.status("busy", request)
         if request.content.get("code") == "sleep":
             self.sleeping = request

@@ -163,6 +163,16 @@ def test_the_guard_ends_with_the_portal_and_takes_the_folder_along(runtime: Path
     assert list((runtime / "cobnut").iterdir()) == []
 
 
+def test_a_guard_that_hangs_does_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With nothing left to guard it is ended, if it does not end by itself in time."""
+    monkeypatch.setattr("cobnut_kernel.provisioning.guard.END_TIME", 0.05)
+    guarded(lambda: None)
+    pid = guard_pid()
+    os.kill(pid, signal.SIGSTOP)
+    Portal.shared().stop()
+    assert not psutil.pid_exists(pid)
+
+
 def test_a_guard_that_was_killed_is_replaced() -> None:
     """The next one knows all kernels of the one before; the killed one is reaped."""
     kernel = guarded(lambda: None)
@@ -178,6 +188,23 @@ def test_a_guard_that_was_killed_is_replaced() -> None:
     os.close(os.dup(child.stdin.fileno()))
     child.stdin.close()  # for the guard this is the end of its owner
     until(lambda: not any(map(is_running, (kernel.pid, another.pid, second))))
+
+
+def test_a_guard_that_does_not_read_is_replaced() -> None:
+    """Where a line cannot be written the guard is ended, and another one told everything."""
+    kernel = guarded(lambda: None)
+    first = Guard.shared()._child
+    assert first is not None
+    assert first.stdin is not None
+    os.kill(first.pid, signal.SIGSTOP)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(first.stdin.fileno(), b"\n")
+    guarded(lambda: None)
+    assert guard_pid() != first.pid
+    until(lambda: not psutil.pid_exists(first.pid))
+    assert len(Guard.shared()._entries) == 2
+    assert is_running(kernel.pid)
 
 
 def test_a_guard_that_dies_while_it_guards_is_replaced_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

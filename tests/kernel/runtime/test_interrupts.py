@@ -105,12 +105,14 @@ def slow_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def begin(client: WireClient, code: str, **options: object) -> Exchange:
     """Start a cell and wait until its code runs, so that the interrupt comes while it does."""
+    ran_before = client.kernel.stderr.count("started\n")
     magic = code.startswith("%%")
     cell = client.send_code(code if magic else f"print('begun')\n{code}", **options)
     if not magic:
         client.wait_for_text(cell, "begun")
     if "echo started" in code:  # until the command runs, Python is busy with starting it
-        client.wait(lambda: "started" in cell.text() or client.kernel.stderr.endswith("started\n"), "the command's start")
+        seen = lambda: "started" in cell.text() or client.kernel.stderr.count("started\n") > ran_before  # noqa: E731
+        client.wait(seen, "the command's start")
     return cell
 
 
@@ -141,6 +143,40 @@ def test_a_task_that_blocks_between_cells_is_stopped(client: WireClient, interru
     interrupt(client)
     assert client.execute("'fine'").result == "'fine'"
     assert client.execute("await t").content["ename"] == "KeyboardInterrupt"
+
+
+def test_a_loop_of_commands_is_stopped_by_message(client: WireClient) -> None:
+    """os.system makes Python deaf to SIGINT while the command runs: the interrupt counts when it returns."""
+    cell = begin(client, "import os\nwhile True: os.system('echo started; sleep 60')")
+    by_message(client)
+    assert client.finish(cell).content["ename"] == "KeyboardInterrupt"
+
+
+def test_an_interrupt_that_was_ignored_is_not_taken_for_a_later_one(client: WireClient) -> None:
+    """After a command that ate an interrupt, the next cell's interrupt by signal is not mistaken for the eaten one."""
+    cell = begin(client, "import os; os.system('echo started; sleep 60')")
+    by_message(client)
+    client.finish(cell)
+    cell = begin(client, "import time; time.sleep(60)")
+    by_signal(client)
+    assert client.finish(cell).content["ename"] == "KeyboardInterrupt"
+
+
+def test_a_handler_of_the_users_own_gets_the_signal(client: WireClient) -> None:
+    """Code that handles SIGINT itself, to stop when it suits, is not interrupted beside it."""
+    cell = begin(
+        client,
+        "import signal, time\nours = signal.signal(signal.SIGINT, lambda *_: stop.append(1)); stop = []; print('ready')\n"
+        "try:\n    while not stop: time.sleep(0.01)\n    time.sleep(0.05); print('stopped well')\n"
+        "finally: signal.signal(signal.SIGINT, ours)",
+    )
+    client.wait_for_text(cell, "ready")
+    by_message(client)
+    assert client.finish(cell).content["status"] == "ok"
+    assert "stopped well" in cell.text()
+    cell = begin(client, "time.sleep(60)")
+    by_message(client)
+    assert client.finish(cell).content["ename"] == "KeyboardInterrupt"
 
 
 @pytest.mark.parametrize("code", ["x = 3 ** (10 ** 8)", "import re; re.match('(a+)+$', 'a' * 60 + 'b')"])

@@ -308,7 +308,7 @@ async def test_a_kernel_that_cannot_start_says_why(open_terminal: Any) -> None:
         report = DeathReport(None, None, "", KernelState.PROVISIONING, "python3 was not found")
         terminal.kernels[1].manager.die(report)
         await terminal.until(lambda: terminal.session.status is Status.DEAD)
-        assert "The kernel has ended: python3 was not found." in terminal.text
+        assert "The kernel could not be started: python3 was not found." in terminal.text
 
 
 async def test_input_is_refused_and_never_hangs(open_terminal: Any) -> None:
@@ -358,16 +358,17 @@ async def test_quit_asks_when_something_runs(open_terminal: Any) -> None:
         await terminal.until(lambda: terminal.app.return_value == 0)
 
 
-async def test_quitting_again_does_not_wait(open_terminal: Any) -> None:
-    """Where the kernels take their time, a second ctrl+q kills them."""
+@pytest.mark.parametrize("key", ["ctrl+q", "ctrl+c"])
+async def test_quitting_again_does_not_wait(open_terminal: Any, key: str) -> None:
+    """Where the kernels take their time, a second ctrl+q or ctrl+c kills them."""
     import anyio
 
     async with open_terminal() as terminal:
         terminal.manager.holds_shutdown = anyio.Event()
         await terminal.press("ctrl+q")
-        assert "Stopping the kernels" in terminal.text
+        await terminal.until_shown(r"\^C do not wait")
         assert terminal.session.status is Status.STOPPING
-        await terminal.press("ctrl+q")
+        await terminal.press("x", key)
         await terminal.until(lambda: terminal.app.return_value == 0)
         assert terminal.manager.shutdowns == [False, True]
 

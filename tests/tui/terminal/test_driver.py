@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from textual import events
+from textual._compositor import Compositor
 from textual._parser import Parser
 from textual._xterm_parser import XTermParser
 from textual.app import App
 from textual.drivers.linux_driver import LinuxDriver
+from textual.screen import Screen
 from textual.widgets import TextArea
 
 from cobnut.terminal.driver import TerminalDriver, TerminalLost
@@ -112,6 +114,8 @@ def test_textual_has_the_shape_that_we_rely_on() -> None:
     ):
         assert used in source, used
     assert {"last_x", "last_y"} <= vars(XTermParser()).keys()
+    assert Screen._get_breakpoint_classes(Screen(), 80, [(0, "a"), (72, "b"), (110, "c")]) == {"b"}
+    assert "render_strips" in vars(Compositor)
     assert "self._build_highlight_map()" in inspect.getsource(TextArea.edit)
     assert "self.get_line(" in inspect.getsource(TextArea._render_line)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
@@ -29,11 +29,17 @@ if TYPE_CHECKING:
     from cobnut.widgets.prompt import Editor
 
 
+_WIDTHS: Final = [(0, "-narrow"), (72, "-standard"), (110, "-wide")]
+_HEIGHTS: Final = [(0, "-tiny"), (10, "-short"), (16, "-tall")]
+"""From how many columns and rows on the screen has these classes; the style sheet says what they are for."""
+
+
 class Console(Screen[None]):
     """Shows the kernels; keys come in, and the bridge carries out what they ask for."""
 
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (72, "-standard"), (110, "-wide")]  # noqa: RUF012 - Textual's own
-    VERTICAL_BREAKPOINTS = [(0, "-tiny"), (10, "-short"), (16, "-tall")]  # noqa: RUF012
+    HORIZONTAL_BREAKPOINTS = _WIDTHS
+    AUTO_FOCUS = "Editor"
+    VERTICAL_BREAKPOINTS = _HEIGHTS
     BINDINGS: ClassVar[list[BindingType]] = [
         *bindings("screen"),
         *bindings("app"),
@@ -66,10 +72,12 @@ class Console(Screen[None]):
 
     def on_mount(self) -> None:
         """Show the first kernel."""
+        width, height = self.app.size  # Textual sets these classes after the first layout: a second one would follow
+        classes = self._get_breakpoint_classes(width, _WIDTHS)
+        self.add_class(*classes, *self._get_breakpoint_classes(height, _HEIGHTS))
         self._clock = self.set_interval(1.0, lambda: self._changed(self.session), pause=True)
         self._kernels.on_change = self._changed
         self.show(self.session)
-        self.pane.editor.focus()
 
     # ── what is shown ───────────────────────────────────────────────────────────────────────────────────────────────
 

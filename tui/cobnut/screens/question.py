@@ -1,4 +1,4 @@
-"""Ask before something is lost."""
+"""Ask before something is lost, and while one waits for the end."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class Asked:
     """What is pressed to do it."""
     deed: str
     """What is done then, in a word or two."""
+    can_cancel: bool = True
 
 
 class QuestionView(Lines[Asked]):
@@ -36,7 +37,9 @@ class QuestionView(Lines[Asked]):
     def compose_lines(self, width: int, height: int) -> Sequence[Text]:
         """Write the question."""
         asked = self.content
-        answers = line(" ", (asked.letter, "bold"), f" {asked.deed}   ", ("Esc", "bold"), " cancel")
+        answers = line(" ", (asked.letter, "bold"), f" {asked.deed}   ")
+        if asked.can_cancel:
+            answers.append_text(line(("Esc", "bold"), " cancel"))
         return [
             heading_rule(asked.heading, width),
             shortened(line(f" {asked.text}"), width),
@@ -63,3 +66,21 @@ class Question(Popup[None]):
             self.finish(None)
         else:
             self.app.bell()
+
+
+class Waiting(Popup[None]):
+    """Shows that the kernels are being stopped; ctrl+c and ctrl+q do not wait for them."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+c,ctrl+q", "hurry", "Do not wait")]
+
+    def __init__(self, hurry: Callable[[], None]) -> None:
+        super().__init__(lambda _: hurry())
+
+    def compose(self) -> ComposeResult:
+        """Show what is waited for."""
+        text = "They were asked to end, and are given a few seconds."
+        yield QuestionView(Asked("Stopping the kernels", text, "^C", "do not wait", can_cancel=False))
+
+    def action_hurry(self) -> None:
+        """Wait no longer."""
+        self.finish(None)

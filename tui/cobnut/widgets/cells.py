@@ -35,13 +35,14 @@ WELCOME: Final = (
 class _View:
     """Where one stands in a document."""
 
+    session: Session
     layout: Layout
     top: int | None = None
     """The first row that is shown; None while the end is followed."""
     known: int = 0
     """How many rows there were when the end was left."""
-    is_begun: bool = False
-    """Whether there was a cell when it was drawn last."""
+    welcomes: bool = True
+    """Whether it says what to type: while there is no cell yet, and a kernel."""
 
 
 class Cells(ScrollView, can_focus=True):
@@ -56,9 +57,6 @@ class Cells(ScrollView, can_focus=True):
         Binding("end", "stand(None)", "To the last line, and follow it"),
         Binding("enter,escape", "leave", "Back to the prompt"),
     ]
-
-    class Resized(Message):
-        """The view has its place."""
 
     class Left(Message):
         """One wants to be in the prompt again."""
@@ -82,7 +80,7 @@ class Cells(ScrollView, can_focus=True):
         if session is not self.session:
             self.session = session
             glyphs = ASCII if self.app.has_class("-ascii") else UNICODE
-            self._views.setdefault(session, _View(Layout(session.document, self._columns, glyphs)))
+            self._views.setdefault(session, _View(session, Layout(session.document, self._columns, glyphs)))
             self.update()
             self.refresh()
 
@@ -95,18 +93,18 @@ class Cells(ScrollView, can_focus=True):
         view = self._view
         if view is None or not self.is_attached:
             return
-        before, is_begun = round(self.scroll_y), bool(view.layout.document.cells)
+        before, welcomed = round(self.scroll_y), view.welcomes
         view.layout.resize(self._columns)
         changed = view.layout.update(time.monotonic())
         # Not by assignment: that would lay the whole screen out again, for a scroll bar that is not there.
         size = Size(self._columns, view.layout.height)
         self.set_reactive(Cells.virtual_size, size)  # pyright: ignore[reportArgumentType] - it is the reactive itself
         self._scroll(view)
-        if is_begun and not view.is_begun:  # the welcome goes
+        view.welcomes = not view.layout.document.cells and not view.session.status.has_ended
+        if view.welcomes != welcomed or (welcomed and changed):
             self.refresh()
         elif round(self.scroll_y) == before:
             self._refresh_rows(changed)
-        view.is_begun = is_begun
 
     @property
     def _view(self) -> _View | None:
@@ -187,13 +185,14 @@ class Cells(ScrollView, can_focus=True):
     def on_resize(self, _: events.Resize) -> None:
         """Lay out anew."""
         self.update()
-        self.post_message(self.Resized())
 
     def render_line(self, y: int) -> Strip:
         """Draw one row of the screen."""
         view, width, style = self._view, self.size.width, self.rich_style
         row = round(self.scroll_y) + y
-        if view is None or (not view.layout.document.cells and row >= view.layout.height):
+        if view is None:
+            return Strip.blank(width, style)
+        if view.welcomes and row >= view.layout.height:
             return self._welcome(y).adjust_cell_length(width, style).apply_style(style)
         return view.layout.line(row).adjust_cell_length(width, style).apply_style(style)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from rich.segment import Segment
 from rich.text import Text
-from textual.geometry import Region
+from textual.geometry import Region, Size
 from textual.strip import Strip
 from textual.widget import Widget
 
@@ -14,8 +14,6 @@ from cobnut.kernel_status import GLYPHS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from textual import events
 
 Content = TypeVar("Content")
 
@@ -60,6 +58,7 @@ class Lines(Widget, Generic[Content]):
         super().__init__()
         self.content: Content = content
         self._lines: list[Text] = []
+        self._composed_for = Size(0, 0)
 
     def compose_lines(self, width: int, height: int) -> Sequence[Text]:
         """Say what to draw in so many columns and rows."""
@@ -71,29 +70,29 @@ class Lines(Widget, Generic[Content]):
             self.content = content
             self.update()
 
-    def on_resize(self, _: events.Resize) -> None:
-        """Compose for the new size."""
-        self._lines = []
-        self.update()
+    def update(self) -> None:
+        """Compose the lines anew, and draw those that differ."""
+        before = self._lines
+        self._compose_anew()
+        for row in range(max(len(before), len(self._lines))):
+            if _drawn(before, row) != _drawn(self._lines, row):
+                self.refresh(Region(0, row, self.size.width, 1))
 
     def render_line(self, y: int) -> Strip:
         """Draw one row."""
+        if self._composed_for != self.size:
+            self._compose_anew()
         style, width = self.rich_style, self.size.width
         if y >= len(self._lines):
             return Strip.blank(width, style)
         segments = self._lines[y].render(self.app.console)
         if self.app.has_class("-ascii"):
             segments = (Segment(segment.text.translate(ASCII_TWINS), segment.style) for segment in segments)
-        strip = Strip(segments)
-        return strip.adjust_cell_length(width, style).apply_style(style)
+        return Strip(segments).adjust_cell_length(width, style).apply_style(style)
 
-    def update(self) -> None:
-        """Compose the lines anew, and draw those that differ."""
-        width, height = self.size
-        before, self._lines = self._lines, list(self.compose_lines(width, height))[:height]
-        for row in range(max(len(before), len(self._lines))):
-            if _drawn(before, row) != _drawn(self._lines, row):
-                self.refresh(Region(0, row, width, 1))
+    def _compose_anew(self) -> None:
+        self._composed_for = self.size
+        self._lines = list(self.compose_lines(*self.size))[: self.size.height]
 
 
 def _drawn(lines: list[Text], row: int) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from textual.binding import Binding, BindingType
@@ -90,6 +91,11 @@ class Editor(TextArea, inherit_bindings=False):
         self._verdict = verdict
         self._interrupted_at = float("-inf")
         self._colours: tuple[int, Sequence[str]] | None = None
+
+    def on_mount(self) -> None:
+        """Make the lexer ready, beside the first frames, before the first key needs it."""
+        language = self.session.language if self.session else "python"
+        self.set_timer(0.1, lambda: self.run_worker(partial(highlighted_lines, "pass", language), thread=True))
 
     # ── whose input it is ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -240,6 +246,8 @@ class Editor(TextArea, inherit_bindings=False):
     def get_line(self, line_index: int) -> Text:
         """Return a line with its colours."""
         text = super().get_line(line_index)
+        if not text.plain.strip():  # an empty prompt needs no lexer, and the first screen does not wait for one
+            return text
         first, lines = self._lexed(line_index)
         if 0 <= line_index - first < len(lines):
             column = 0
