@@ -129,9 +129,9 @@ def test_it_is_usable_at_every_size(home: Path, columns: int, lines: int) -> Non
         run(terminal, "print('x' * 3)")
         terminal.wait_for("xxx", TIMEOUT)
         terminal.press("f1")
-        terminal.wait_for("Keys", TIMEOUT)
+        terminal.wait_for("Esc back", TIMEOUT)
         terminal.press("escape")
-        terminal.wait_for("In [2]:", TIMEOUT)
+        terminal.wait_until(lambda: "Esc back" not in terminal.text and "In [2]:" in terminal.text, TIMEOUT)
         terminal.press("ctrl+q")
         assert terminal.wait_for_exit(TIMEOUT) == 0
         assert terminal.modes == RESTORED
@@ -193,6 +193,7 @@ def test_input_is_refused_with_a_sentence(home: Path) -> None:
     with start(home) as terminal:
         run(terminal, "input('name? ')")
         terminal.wait_for("put the value into the code", TIMEOUT)
+        terminal.wait_until(lambda: "running" not in terminal.text, TIMEOUT)
         terminal.press("ctrl+q")
         assert terminal.wait_for_exit(TIMEOUT) == 0
 

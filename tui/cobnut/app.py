@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import signal
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from textual import on
+from textual import events, on
 from textual.app import App
 from textual.message import Message
 
@@ -65,6 +66,8 @@ class CobnutApp(App[int]):
         self.console_screen: Console = Console(kernels)
         self.crash: Exception | None = None
         self.is_leaving: bool = False
+        self._takes_keys: bool = False
+        self._typed_early: deque[events.Event] = deque()
         self._first_frame: list[Strip] | None = None
         self._is_settled: bool = False
         self.set_class(ascii_only, "-ascii")
@@ -80,6 +83,19 @@ class CobnutApp(App[int]):
     def get_default_screen(self) -> Screen[Any]:
         """Begin with the console."""
         return self.console_screen
+
+    async def on_event(self, event: events.Event) -> None:
+        """Let events in: the one place where keys enter. What is typed before there is a prompt waits for it."""
+        if isinstance(event, events.Key | events.Paste) and not self._takes_keys:
+            self._typed_early.append(event)
+        else:
+            await super().on_event(event)
+
+    async def on_descendant_focus(self) -> None:
+        """Let in what was typed before the prompt was there; what comes later comes behind it."""
+        while self._typed_early:
+            await super().on_event(self._typed_early.popleft())
+        self._takes_keys = True
 
     def _display(self, screen: Screen[Any], renderable: RenderableType | None) -> None:
         """Send a frame: the one place where frames leave. The terminal's own cursor stands in the prompt."""

@@ -70,6 +70,12 @@ def test_escape_and_a_capital_keeps_the_capital() -> None:
     assert escaped_character("alt+shift+s") == "S"
 
 
+@pytest.mark.parametrize(("data", "keys"), [(b"\x1b\x11", ["escape", "ctrl+q"]), (b"\x1b\r", ["alt+enter"])])
+def test_escape_and_a_control_key_in_one_read_are_two_keys(data: bytes, keys: list[str]) -> None:
+    """Whoever closes a popup and quits quickly means both; only Alt+Enter is a key of its own."""
+    assert read(data) == keys
+
+
 @pytest.mark.parametrize("key", ["a", "escape", "alt+enter", "alt+ctrl+a", "alt+left", "ctrl+c", "f1"])
 def test_keys_that_are_no_escaped_character(key: str) -> None:
     """Only Esc and one printable character count as a command."""

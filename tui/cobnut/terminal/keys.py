@@ -37,6 +37,8 @@ _SEQUENCE: Final = re.compile(
 _UNFINISHED: Final = re.compile(
     r"\x1b(?:\[(?:\[|M[\s\S]{0,2}|[0-?]*[ -/]*)?|O[0-9;]*|[\]P_]|(?:\][0-9]|P[0-9>!$+]|_G)[^\x07\x1b]*\x1b?)?\Z"
 )
+_ALTERED: Final = "\r\b"
+"""Control characters that mean something of their own behind Esc: Alt+Enter, and Alt+Backspace of some terminals."""
 _STRING: Final = re.compile(r"\x1b[\]P_]")
 _BEGUN: Final = re.compile(r"\x1b(?:\[[0-?]+[ -/]*|O[0-9;]+|(?:\][0-9]|P[0-9>!$+]|_G)[^\x07\x1b]*)")
 _LATE: Final = re.compile(r"\[[0-?]*[ -/]*[@-~]")
@@ -108,7 +110,7 @@ class KeyReader:
             return ""
         if match := _BEGUN.match(text):
             return text[match.end() :]  # broken off in the middle: noise, and no key of anybody
-        if text[1] == ESC:
+        if text[1] < " " and text[1] not in _ALTERED:  # Esc and then a key such as ^Q, which has no `alt+` name
             found.append(events.Key("escape", ESC))
             return text[1:]
         found += self._alt(text[1])
