@@ -59,6 +59,7 @@ class KernelProcess:
         command: Sequence[str] | None = None,
         *,
         transport: str = "ipc",
+        info: Mapping[str, Any] | None = None,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         stdin: int = subprocess.DEVNULL,
@@ -68,7 +69,7 @@ class KernelProcess:
         self.clients: list[WireClient] = []
         ports = range(1, 6) if transport == "ipc" else [0] * 5
         address = str(self.folder / "socket") if transport == "ipc" else "127.0.0.1"
-        self.info = ConnectionInfo(transport, address, *ports, key=KEY)
+        self.info = ConnectionInfo.from_dict(info) if info else ConnectionInfo(transport, address, *ports, key=KEY)
         self.connection_file.write_text(json.dumps(self.info.as_dict()))
         self.connection_file.chmod(0o600)
         # The folder of the tests is not the kernel's: it would find the tests there.

@@ -201,7 +201,7 @@ class Interrupts:
     # ── a signal that nobody hears ──────────────────────────────────────────────────────────────────────────────────
 
     def insist(self) -> None:
-        """See to it that the main thread hears of a SIGINT that was sent: it may have come just before a call that waits."""
+        """See to it that the main thread hears of a SIGINT: it may have come just before a call that waits."""
         self._unheard = True
         self._thread.call_soon(self._thread.call_later, _AGAIN, self._poke, _AGAIN)
 
@@ -232,12 +232,14 @@ def _kill_main(signum: signal.Signals) -> None:
 
 
 def end_at_the_cell(trace: types.TracebackType | None) -> None:
-    """Take our signal handler off the end of a traceback: what the user wants to see is the line it came upon."""
-    handler = Interrupts.on_signal.__code__
-    while trace is not None and trace.tb_next is not None:
-        if trace.tb_next.tb_frame.f_code is handler:
-            trace.tb_next = None
+    """Take our own frames off the end of a traceback: what the user wants to see is the line that led to them."""
+    last = None
+    while trace is not None:
+        if not _is_ours(trace.tb_frame):
+            last = trace
         trace = trace.tb_next
+    if last is not None:
+        last.tb_next = None
 
 
 def _is_ours(frame: types.FrameType) -> bool:
@@ -254,7 +256,7 @@ def _runs_a_cell(frame: types.FrameType | None) -> bool:
 
 
 def _steps_a_task(frame: types.FrameType | None) -> bool:
-    """Whether the loop is running a task or callback of the user's: its first frame, but for the loops', is not ours."""
+    """Whether the loop runs a task or callback of the user's: its first frame, but for the loops', is not ours."""
     first = None
     while frame is not None and frame.f_code is not asyncio.Handle._run.__code__:
         if not frame.f_code.co_filename.startswith(_LOOPS):

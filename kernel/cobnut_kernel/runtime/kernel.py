@@ -66,6 +66,7 @@ class Kernel(HasTraits, AsyncContextManagerMixin):
         self._interrupts = Interrupts(self._io_thread)
         self._connection: ConnectionInfo | None = None
         self._outbox: Outbox | None = None
+        self._streams: CapturedStreams | None = None
         self._sockets: KernelSockets | None = None
         self._shell: Shell | None = None
         self._lanes: dict[LaneName, Lane] = {}
@@ -128,7 +129,7 @@ class Kernel(HasTraits, AsyncContextManagerMixin):
         signals = Signals(self._io_thread, self._interrupts, Kernel.stop)
         try:
             outbox = self._open()
-            with CapturedStreams(outbox, self._jobs, self._interrupts):
+            with CapturedStreams(outbox, self._jobs, self._interrupts) as self._streams:
                 self._shell = self._make_shell(outbox)
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._lanes[LaneName.MAIN].serve)
@@ -292,6 +293,17 @@ class Kernel(HasTraits, AsyncContextManagerMixin):
     def _send(self, msg_type: MessageType, content: dict[str, Any], job: Job) -> None:
         if self._outbox is not None:
             self._outbox.post(Outgoing(Channel.IOPUB, msg_type, dumps(content), job.parent))
+
+    @classmethod
+    def leave(cls) -> None:
+        """Give a forked child the process's own streams: it has no I/O thread that would send what it says."""
+        kernel = cls._instance
+        if kernel is not None and kernel._streams is not None and kernel._outbox is not None:
+            kernel._streams.restore()
+            kernel._outbox.abandon()
+
+
+os.register_at_fork(after_in_child=Kernel.leave)
 
 
 def _execute_reply(job: Job, outcome: Outcome) -> dict[str, Any]:

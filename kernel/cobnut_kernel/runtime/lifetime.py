@@ -50,7 +50,9 @@ class Signals:
         self._wakeup_before = signal.set_wakeup_fd(self._writing.fileno(), warn_on_full_buffer=False)
         handlers = {signal.SIGINT: interrupts.on_signal, POKE: interrupts.on_poke}
         handlers |= dict.fromkeys(_ENDING, self._on_ending)
-        self._before: dict[signal.Signals, Any] = {number: signal.signal(number, handlers[number]) for number in handlers}
+        self._before: dict[signal.Signals, Any] = {
+            number: signal.signal(number, handlers[number]) for number in handlers
+        }
         self._hook_before, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
         thread.call_soon(thread.watch_file, self._reading.fileno(), self._on_signal)
         Signals._current = self

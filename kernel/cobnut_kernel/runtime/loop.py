@@ -42,7 +42,9 @@ class KernelLoop(asyncio.SelectorEventLoop):
         super().__init__(_Selector())
         self._main: Future[Any] | None = None
 
-    def run_until_complete(self, future: Awaitable[T]) -> T:
+    def run_until_complete(  # pyright: ignore[reportIncompatibleMethodOverride] - asyncio's takes generators too
+        self, future: Awaitable[T]
+    ) -> T:
         """Run until a task is done, and let only this one end the run by an exception."""
         self._main = task = asyncio.ensure_future(future, loop=self)
         return super().run_until_complete(task)

@@ -8,7 +8,7 @@ import traceback
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from IPython.core.error import StdinNotImplementedError
 from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
@@ -24,6 +24,8 @@ from cobnut_kernel.runtime.interrupts import end_at_the_cell
 from cobnut_kernel.runtime.sockets import Outbox, Outgoing
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from IPython.core.completer import IPCompleter
 
     from cobnut_kernel.runtime.interrupts import Interrupts
@@ -156,7 +158,7 @@ class Shell(InteractiveShell):
 
     def _evaluate_one(self, expression: str) -> dict[str, Any]:
         try:
-            value: dict[str, Any] = self.user_expressions({"": expression})[""]
+            value = cast("dict[str, Any]", self.user_expressions({"": expression})[""])
             dumps(value)  # what cannot be sent is this expression's error, not the whole reply's
         except Exception as error:
             return error_content(error)
@@ -179,14 +181,12 @@ class Shell(InteractiveShell):
     def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
         """Show an error; what draws it is imported now, with the first one."""
         shown = exc_tuple[1] if exc_tuple else sys.exception()
-        if isinstance(shown, KeyboardInterrupt):
+        if shown is not None:
             end_at_the_cell(shown.__traceback__)
         with without_user_folder():
             if _holds_group(shown):
                 # IPython leaves these to sys.stderr, where no front end sees an error.
-                etype, error, trace = self._get_exc_info(exc_tuple)
-                below_ipython = trace.tb_next or trace if trace is not None else None
-                self._showtraceback(etype, error, traceback.format_exception(etype, error, below_ipython))
+                self._showtraceback(type(shown), shown, _plain_traceback(shown))
             else:
                 super().showtraceback(exc_tuple, *args, **kwargs)
 
@@ -232,4 +232,12 @@ def _lines(drawn: Any) -> list[str]:
     """Return a traceback as the list that the specification wants, whatever a user's own renderer gave."""
     if isinstance(drawn, str):
         return [drawn]
-    return [str(line) for line in drawn] if isinstance(drawn, (list, tuple)) else []
+    return [str(line) for line in cast("Sequence[Any]", drawn)] if isinstance(drawn, (list, tuple)) else []
+
+
+def _plain_traceback(error: BaseException | None) -> list[str]:
+    """Draw a traceback as Python does, without the frame of IPython that ran the cell."""
+    if error is None:
+        return []
+    trace = error.__traceback__
+    return traceback.format_exception(type(error), error, trace.tb_next or trace if trace is not None else None)

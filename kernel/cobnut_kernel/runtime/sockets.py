@@ -93,12 +93,18 @@ class Outbox:
     def _wait_for(self, left: int) -> None:
         """Wait until the I/O thread has taken all but so many items."""
         while len(self._items) > left and not self._thread.is_current():
+            if self._closed:
+                self._items.clear()
             time.sleep(0.001)
 
     def close(self) -> None:
         """Send what was said until now, and wait for that; what is said later is dropped."""
         if self.endpoints:
             self._thread._call(self._drain)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Drop what is said from now on."""
         self._closed = True
 
     # ── only in the I/O thread ──────────────────────────────────────────────────────────────────────────────────────

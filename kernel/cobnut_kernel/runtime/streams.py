@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Self, TextIO
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -86,8 +86,13 @@ class CapturedStreams:
             OutStream("stderr", outbox, current, interrupts, sys.__stderr__ or sys.stderr),
         )
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         sys.stdout, sys.stderr = self._ours
+        return self
 
     def __exit__(self, *_: object) -> None:
+        self.restore()
+
+    def restore(self) -> None:
+        """Give the process its own streams back."""
         sys.stdout, sys.stderr = self._originals

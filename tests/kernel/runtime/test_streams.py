@@ -165,6 +165,16 @@ def test_many_threads_lose_no_line(client: WireClient) -> None:
     assert [line for line in lines if line.startswith("3:")] == [f"3:{j}" for j in range(500)]
 
 
+def test_a_large_text_goes_out_beside_a_flood(client: WireClient) -> None:
+    """A writer of megabytes waits for his own text alone, not for that of a thread which never stops."""
+    code = (
+        "import threading\nstop = threading.Event()\n"
+        "def flood():\n    while not stop.is_set(): print('flood')\n"
+        "t = threading.Thread(target=flood); t.start(); print('L' * 3_000_000); stop.set(); t.join()"
+    )
+    assert client.execute(code).text().count("L") == 3_000_000
+
+
 def test_a_forked_child_disturbs_nothing(client: WireClient) -> None:
     """multiprocessing by fork works: results come back, children end, and the kernel's channels are unharmed."""
     code = (
@@ -176,6 +186,20 @@ def test_a_forked_child_disturbs_nothing(client: WireClient) -> None:
     code = "p = mp.get_context('fork').Process(target=print, args=('child',)); p.start(); p.join(); p.exitcode"
     assert client.execute(code).result == "0"
     assert client.execute("'fine'").result == "'fine'"
+
+
+def test_a_forked_child_may_print_as_much_as_it_likes(client: WireClient) -> None:
+    """Its text goes where the process's own does, and neither it nor a stream that it has kept waits for anybody."""
+    code = (
+        "import multiprocessing as mp, sys\nkept = sys.stdout\n"
+        "def talk():\n    for i in range(30_000): print('said by a child'); print('dropped' * (i % 2), file=kept)\n"
+        "    kept.write('dropped' * 1_000_000)\n"
+        "p = mp.get_context('fork').Process(target=talk); p.start(); p.join(); p.exitcode"
+    )
+    exchange = client.execute(code)
+    assert exchange.result == "0"
+    assert exchange.text() == ""
+    assert client.kernel.stderr.count("said by a child") == 30_000
 
 
 @pytest.mark.parametrize(

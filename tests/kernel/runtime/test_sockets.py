@@ -1,0 +1,161 @@
+"""The kernel's five sockets: where they are, who may reach them, and what a subscriber hears."""
+
+from __future__ import annotations
+
+import json
+import socket
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+import zmq
+
+from cobnut_kernel.protocol.codec import DELIMITER
+from cobnut_kernel.protocol.messages import Channel, MessageType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.kernel.wire import KernelProcess, WireClient
+
+    Start = Callable[..., KernelProcess]
+
+
+def mode(path: Path) -> int:
+    """Return the permission bits of a file."""
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+# ── places ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_unix_sockets_are_for_their_owner_alone(start_kernel: Start) -> None:
+    """The five socket files and the connection file are 0600, whatever the umask would allow."""
+    kernel = start_kernel()
+    kernel.connect().beat()
+    assert kernel.left_over == ["kernel.json", *(f"socket-{number}" for number in range(1, 6))]
+    assert {mode(kernel.folder / name) for name in kernel.left_over} == {0o600}
+
+
+def test_the_kernel_chooses_tcp_ports_and_writes_them_down(start_kernel: Start) -> None:
+    """Ports of 0 become ports in use; the file is written anew, 0600, with all else that was in it."""
+    kernel = start_kernel(transport="tcp")
+    client = kernel.connect()
+    assert client.execute("'over tcp'").result == "'over tcp'"
+    client.beat()
+    fields = json.loads(kernel.connection_file.read_text())
+    ports = [fields[f"{channel}_port"] for channel in Channel]
+    assert len(set(ports)) == 5
+    assert all(ports)
+    assert fields["key"].encode() == kernel.info.key
+    assert fields["transport"] == "tcp"
+    assert mode(kernel.connection_file) == 0o600
+
+
+def test_tcp_is_not_open_to_other_machines(start_kernel: Start) -> None:
+    """The sockets are bound to the address that the file names, not to every one of the machine."""
+    kernel = start_kernel(transport="tcp")
+    kernel.connect()
+    with socket.socket() as other, pytest.raises(ConnectionRefusedError):
+        other.connect(("127.0.0.2", kernel.info.shell_port))
+
+
+def test_a_port_in_use_is_said_and_nothing_is_left(start_kernel: Start) -> None:
+    """A kernel that cannot listen ends with a sentence, without a traceback, and closes what it had opened."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        info = {"ip": "127.0.0.1", "transport": "tcp", "key": "k", "hb_port": 0, "iopub_port": 0, "stdin_port": 0,
+                "control_port": 0, "shell_port": taken.getsockname()[1]}  # fmt: skip
+        kernel = start_kernel(info=info)
+        assert kernel.wait() == 1
+    assert "in use" in kernel.stderr
+    assert "Traceback" not in kernel.stderr
+
+
+def test_the_heartbeat_answers_while_the_gil_is_held(client: WireClient) -> None:
+    """A beat comes back while C code lets no Python run: the echo is C, too (R7)."""
+    cell = client.send_code("import time, ctypes; print('holding'); time.sleep(0.1); ctypes.PyDLL(None).usleep(700_000)")
+    client.wait_for_text(cell, "holding")
+    for _ in range(20):
+        client.beat()
+    assert client.finish(cell).content["status"] == "ok"
+
+
+# ── subscribers ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def subscribe(client: WireClient, topic: bytes) -> zmq.Socket[bytes]:
+    """Open another subscription; its socket is closed with the client."""
+    subscriber = client._context.socket(zmq.SUB)
+    subscriber.linger = 0
+    subscriber.setsockopt(zmq.RCVTIMEO, 20_000)
+    subscriber.setsockopt(zmq.SUBSCRIBE, topic)
+    subscriber.connect(client.kernel.info.url(Channel.IOPUB))
+    return subscriber
+
+
+def test_every_subscriber_is_welcomed_first(client: WireClient) -> None:
+    """The first message of each new subscription is the welcome, with no parent and its own topic (R5)."""
+    client.execute("print('before')")
+    for topic in (b"", b"", b"kernel.", "é".encode()):
+        subscriber = subscribe(client, topic)
+        frames = subscriber.recv_multipart()
+        subscriber.close()
+        message = client.codec.decode(frames)
+        assert message.msg_type == "iopub_welcome"
+        assert message.content == {"subscription": topic.decode()}
+        assert frames[0].startswith(topic)
+        assert frames[frames.index(DELIMITER) + 3] == b"{}"
+
+
+def test_a_subscription_that_is_no_text_is_not_welcomed(client: WireClient) -> None:
+    """It hurts nobody: the next subscriber is welcomed, and cells run (JEP 65)."""
+    odd = subscribe(client, b"\xff\xfe")
+    fine = subscribe(client, b"")
+    assert client.codec.decode(fine.recv_multipart()).content == {"subscription": ""}
+    assert client.execute("1").result == "1"
+    odd.close()
+    fine.close()
+
+
+def test_whatever_a_subscriber_sends_is_ignored(client: WireClient) -> None:
+    """Unsubscribing, and frames that are no subscription, change nothing for anybody."""
+    talker = client._context.socket(zmq.XSUB)
+    talker.linger = 0
+    talker.setsockopt(zmq.RCVTIMEO, 20_000)
+    talker.connect(client.kernel.info.url(Channel.IOPUB))
+    for frame in (b"\x00", b"\x01", b"", b"\x02what", b"garbage", b"\x00\x00"):
+        talker.send(frame)
+    talker.recv_multipart()
+    assert client.execute("1").result == "1"
+    talker.close()
+
+
+def test_topics_name_what_is_published(client: WireClient) -> None:
+    """Who subscribes to a topic gets those messages alone."""
+    everything = subscribe(client, b"")
+    everything.recv_multipart()
+    client.execute("print('text')")
+    topics: dict[str, str] = {}
+    while "stream" not in topics:
+        topic, *frames = everything.recv_multipart()
+        topics[json.loads(frames[2])["msg_type"]] = topic.decode()
+    everything.close()
+    prefix = topics["stream"].removesuffix(".stream")
+    assert topics == {name: f"{prefix}.{name}" for name in ("status", "execute_input", "stream")}
+    chosen = subscribe(client, topics["stream"].encode())
+    chosen.recv_multipart()  # the welcome
+    client.execute("print('chosen')")
+    assert json.loads(chosen.recv_multipart()[3])["msg_type"] == "stream"
+    chosen.close()
+
+
+def test_a_client_that_goes_away_without_a_word_disturbs_nobody(kernel: KernelProcess, client: WireClient) -> None:
+    """Requests of a client that is gone before the answer, many times over, cost the others nothing."""
+    for _ in range(20):
+        leaver = kernel.connect()
+        leaver.send_code("print('for nobody')")
+        leaver.request(MessageType.KERNEL_INFO_REQUEST)
+        kernel.clients.remove(leaver)
+        leaver.close()
+    assert client.execute("'fine'").result == "'fine'"
