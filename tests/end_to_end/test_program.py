@@ -62,6 +62,14 @@ def run(terminal: Terminal, *lines: str) -> None:
         terminal.send(line + "\r")
 
 
+def leave(terminal: Terminal) -> None:
+    """Quit when nothing runs any more, and find the terminal as it was."""
+    terminal.wait_until(lambda: "running" not in terminal.text, TIMEOUT, "the end of the cell")
+    terminal.press("ctrl+q")
+    assert terminal.wait_for_exit(TIMEOUT) == 0
+    assert terminal.modes == RESTORED
+
+
 def left_in(home: Path) -> list[Path]:
     """List the files and sockets of kernels below the runtime folder."""
     return [path for path in (home / "run").rglob("*") if not path.is_dir()]
@@ -116,9 +124,7 @@ def test_the_whole_way_from_a_key_to_an_output(home: Path) -> None:
         terminal.wait_for("OF THE FIRST", TIMEOUT)
         assert psutil.pid_exists(first)
 
-        terminal.press("ctrl+q")
-        assert terminal.wait_for_exit(TIMEOUT) == 0
-        assert terminal.modes == RESTORED
+        leave(terminal)
         assert_nothing_is_left(terminal, home)
 
 
@@ -132,9 +138,7 @@ def test_it_is_usable_at_every_size(home: Path, columns: int, lines: int) -> Non
         terminal.wait_for("Esc back", TIMEOUT)
         terminal.press("escape")
         terminal.wait_until(lambda: "Esc back" not in terminal.text and "In [2]:" in terminal.text, TIMEOUT)
-        terminal.press("ctrl+q")
-        assert terminal.wait_for_exit(TIMEOUT) == 0
-        assert terminal.modes == RESTORED
+        leave(terminal)
         assert_nothing_is_left(terminal, home)
 
 
@@ -172,8 +176,7 @@ def test_what_is_typed_early_is_kept_and_runs(home: Path) -> None:
         terminal.wait_until(lambda: b"\x1b[?1049h" in terminal.received, TIMEOUT, "the screen")
         run(terminal, "early = 20", "early + 1")
         terminal.wait_for("21", TIMEOUT)
-        terminal.press("ctrl+q")
-        assert terminal.wait_for_exit(TIMEOUT) == 0
+        leave(terminal)
 
 
 def test_a_paste_of_two_thousand_lines_is_one_cell(home: Path) -> None:
@@ -184,8 +187,7 @@ def test_a_paste_of_two_thousand_lines_is_one_cell(home: Path) -> None:
         terminal.press("ctrl+j")
         terminal.wait_for(str(sum(range(2000))), TIMEOUT)
         assert "In [2]:" in terminal.text
-        terminal.press("ctrl+q")
-        assert terminal.wait_for_exit(TIMEOUT) == 0
+        leave(terminal)
 
 
 def test_input_is_refused_with_a_sentence(home: Path) -> None:
@@ -193,9 +195,7 @@ def test_input_is_refused_with_a_sentence(home: Path) -> None:
     with start(home) as terminal:
         run(terminal, "input('name? ')")
         terminal.wait_for("put the value into the code", TIMEOUT)
-        terminal.wait_until(lambda: "running" not in terminal.text, TIMEOUT)
-        terminal.press("ctrl+q")
-        assert terminal.wait_for_exit(TIMEOUT) == 0
+        leave(terminal)
 
 
 def test_an_unknown_kernel_is_refused_before_the_screen_is_touched(home: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -137,6 +138,7 @@ class RealKernel:
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", self.module, "-f", str(file)],
+                env={**os.environ, "JPY_PARENT_PID": str(os.getpid())},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -198,7 +200,7 @@ def ears(client: AsyncKernelClient) -> Ears:
     return Ears(client)
 
 
-@pytest.fixture(scope="package", params=["ipykernel_launcher", "cobnut_kernel"], ids=["ipykernel", "cobnut"])
+@pytest.fixture(scope="module", params=["ipykernel_launcher", "cobnut_kernel"], ids=["ipykernel", "cobnut"])
 def real_kernel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealKernel]:
     """Run a kernel process that the tests share."""
     with running_kernel(request.param, tmp_path_factory.mktemp("kernel")) as kernel:
