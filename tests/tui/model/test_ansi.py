@@ -241,6 +241,7 @@ def test_wide_characters_take_two_columns() -> None:
     assert text_of("漢字\rab") == ["ab字"]
     assert text_of("漢字\ra") == ["a 字"]
     assert text_of("漢字\r\x1b[1C\x1b[K") == []
+    assert text_of("👍🏽x\rab") == ["abx"]  # a skin tone, which is not drawn, takes no cells
 
 
 def test_combining_marks_stay_with_their_character() -> None:

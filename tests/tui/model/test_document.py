@@ -271,6 +271,19 @@ def test_a_dead_kernel_ends_its_cells(document: Document, kernel: ScriptedKernel
     assert not document.queued
 
 
+def test_a_kernel_that_dies_before_it_says_that_it_runs(document: Document, kernel: ScriptedKernel) -> None:
+    """Of the cells of which a dead kernel said nothing, the oldest that was sent has failed; the others never ran."""
+    unsent, killer, waiting = document.submit("x", None, 1.0), kernel.submit("os._exit(3)"), kernel.submit()
+    document.kernel_died("exit code 3", kernel.now)
+    assert [cell.state for cell in (unsent, killer, waiting)] == [RunState.ABORTED, RunState.ERROR, RunState.ABORTED]
+    assert killer.elapsed(kernel.now) is None
+    kernel.begin(killer, 4)
+    assert (killer.state, killer.execution_count) == (RunState.ERROR, 4)
+    document.submit("y", None, kernel.now)
+    document.kernel_died("exit code 3", kernel.now)
+    assert document.cells[-1].state is RunState.ABORTED
+
+
 def test_a_reply_that_was_read_after_the_death_still_counts(document: Document, kernel: ScriptedKernel) -> None:
     """A cell whose end was already on its way when the kernel died has ended as its reply says."""
     cell = kernel.submit()

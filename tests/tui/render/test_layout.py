@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from unicodedata import combining, east_asian_width
 
 import pytest
 from hypothesis import given, settings
@@ -145,24 +146,84 @@ def test_colours_are_the_terminals_own(document: Document, kernel: ScriptedKerne
 
 
 def test_a_traceback_keeps_its_colours(document: Document, kernel: ScriptedKernel) -> None:
-    """Escape sequences of a traceback become styles, and what looks like markup stays text."""
+    """Escape sequences of a traceback become styles, what looks like markup stays text, and controls are shown."""
     cell = kernel.submit("f[0]")
     trace = ["\x1b[31mIndexError\x1b[39m", "[bold]not markup[/bold] \\[x]", "\x1b]0;title\x07\x1b[2Jend"]
     kernel.say(cell.msg_id, "error", ename="IndexError", evalue="", traceback=trace[:2])
     kernel.display(cell, trace[2])
     layout = Layout(document, 80)
     layout.update(1.0)
-    assert rows_of(layout)[1:] == ["    IndexError", "    [bold]not markup[/bold] \\[x]", "    end"]
+    assert rows_of(layout)[1:] == ["    IndexError", "    [bold]not markup[/bold] \\[x]", "    ^[]0;title^G^[[2Jend"]
     assert any(segment.style and segment.style.color for segment in layout.line(1))
 
 
 def test_a_notice_of_many_lines_is_shown_whole(document: Document) -> None:
-    """A reason with several lines, coloured by whoever wrote it, loses nothing but its escape sequences."""
+    """A reason with several lines, coloured by whoever wrote it, loses nothing but its colours."""
     document.notice("first\n\x1b[31msecond\x1b[0m\n\x1b[2Jthird" + " long" * 10, 1.0)
     document.kernel_died("killed by SIGKILL", 2.0)
     document.notice("", 3.0)
     assert drawn(document, 40, 0.0)[-2:] == ["✗ killed by SIGKILL", "──"]
     assert "".join(drawn(document, 40, 0.0)[:-2]).replace(" ", "").endswith("third" + "long" * 10)
+
+
+def test_an_error_message_cannot_hide_its_traceback(document: Document, kernel: ScriptedKernel) -> None:
+    """Sequences that would erase the screen or move the cursor are shown in a traceback, with all that is above."""
+    cell = kernel.submit("f()")
+    message = "ValueError: bad \x1b[2J\x1b[3A\x1b[J\rname"
+    kernel.say(cell.msg_id, "error", ename="ValueError", evalue="", traceback=["-----", "Traceback", message])
+    assert drawn(document, 80, kernel.now)[1:] == [
+        "    -----",
+        "    Traceback",
+        "    ValueError: bad ^[[2J^[[3A^[[J^Mname",
+    ]
+
+
+def test_notices_wrap_between_words(document: Document) -> None:
+    """A notice that is longer than a row goes on under its words; only a word longer than a row is cut."""
+    document.notice("The kernel was killed by SIGKILL. /a/very/long/path/to/a/file is gone", 1.0, Level.ERROR)
+    assert drawn(document, 24, 1.0) == [
+        "✗ The kernel was killed",
+        "  by SIGKILL.",
+        "  /a/very/long/path/to/a",
+        "  /file",
+        "  is gone",
+    ]
+
+
+def test_outputs_stand_under_the_code(document: Document, kernel: ScriptedKernel) -> None:
+    """Outputs and further lines of code begin where the code does, also where a number came after the outputs."""
+    ninth, tenth, late = (kernel.submit("if x:\n    y") for _ in range(3))
+    for cell, number in ((ninth, 9), (tenth, 10)):
+        kernel.begin(cell, number)
+        kernel.write(cell, "out\n" + "x" * 45)
+        kernel.fail(cell)
+    kernel.write(late, "x" * 45)
+    layout = Layout(document, 48)
+    layout.update(kernel.now)
+    before = rows_of(layout)
+    assert before[1:6] == ["        y", "    out", f"    {'x' * 44}", "    x", "    ValueError: no"]
+    assert before[7:12] == ["         y", "     out", f"     {'x' * 43}", "     xx", "     ValueError: no"]
+    assert before[13:] == ["        y", f"    {'x' * 44}", "    x"]
+    kernel.begin(late, 100)
+    assert layout.update(kernel.now) == [range(12, 16)]
+    assert rows_of(layout)[13:] == ["          y", f"      {'x' * 42}", "      xxx"]
+
+
+def test_joined_emoji_take_the_cells_of_their_parts(document: Document, kernel: ScriptedKernel) -> None:
+    """Rows with emoji, flags and skin tones are exactly as wide as their characters one by one, joined or not."""
+    text = "🎉👩\u200d👩\u200d👧\u200d👦🇩🇪👍🏽é e\u0301 x" * 8
+    cell = kernel.submit(f"print('{text}')")
+    kernel.write(cell, text)
+    kernel.display(cell, text)
+    layout = Layout(document, 80)
+    layout.update(kernel.now)
+    rows_of(layout)
+    for row in (layout.line(y).text for y in range(layout.height)):
+        assert (
+            sum(0 if combining(character) else 2 if east_asian_width(character) == "W" else 1 for character in row)
+            == 80
+        )
+    assert layout.line(0).text.endswith("⋯ queued")
 
 
 def test_rows_belong_to_cells(document: Document, kernel: ScriptedKernel) -> None:
@@ -230,7 +291,19 @@ def test_only_the_end_of_a_stream_changes(document: Document, kernel: ScriptedKe
 TEXT = st.one_of(
     st.text(max_size=12),
     st.sampled_from(
-        ["x" * 50, "漢字漢字漢字漢字", "a\nb\n", "\r", "\x1b[A", "\x1b[31mred", "\x1b[2J", "\n" * 3, "e\u0301\n"]
+        [
+            "x" * 50,
+            "漢字漢字漢字漢字",
+            "a\nb\n",
+            "\r",
+            "\x1b[A",
+            "\x1b[31mred",
+            "\x1b[2J",
+            "\n" * 3,
+            "e\u0301\n",
+            "🇩🇪👍🏽",
+            "two words",
+        ]
     ),
     st.sampled_from([10, 60, 300]).map(lambda count: "line\n" * count),
 )

@@ -12,15 +12,28 @@ from rich.color import Color
 
 from cobnut.model.ansi import AnsiScreen
 from cobnut.model.escapes import visible
-from cobnut.model.lines import join, plain
+from cobnut.model.lines import join, plain, spans
 from cobnut.model.styles import restyle
-from cobnut.render.text import MINIMUM, heights, rich_style, strips, wrap
+from cobnut.render.text import MINIMUM, heights, rich_style, sent, strips, wrap, wrap_words
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u202e\u2028]")
 
 TEXTS = st.one_of(
     st.text(max_size=20).map(lambda text: visible(text).replace("\n", "")),
-    st.sampled_from(["漢字漢字", "a漢b字", "e\u0301e\u0301", "👩\u200d🚀", "❤\ufe0f", "한국어", "\u0301", "x" * 50]),
+    st.sampled_from(
+        [
+            "漢字漢字",
+            "a漢b字",
+            "e\u0301e\u0301",
+            "👩\u200d🚀",
+            "❤\ufe0f",
+            "🇩🇪👍🏽",
+            "two words",
+            "한국어",
+            "\u0301",
+            "x" * 50,
+        ]
+    ),
 )
 LINES = st.lists(st.tuples(TEXTS, st.sampled_from(["", restyle("", "31"), restyle("", "1;4")])), max_size=5).map(join)
 
@@ -43,10 +56,12 @@ def rows_of(text: str, width: int, first: int | None = None) -> list[str]:
         ("\u0301abc", 3, ["\u0301abc"]),
         ("👩\u200d🚀", 2, ["👩", "🚀"]),
         ("❤\ufe0f", 2, ["❤"]),
+        ("🇩🇪🇫🇷", 3, ["DEF", "R"]),
+        ("👍🏽👍🏿", 4, ["👍👍"]),
     ],
 )
 def test_long_lines_wrap(text: str, width: int, rows: list[str]) -> None:
-    """A row takes what fits; a wide character is never cut, a mark stays with its character, joiners are not sent."""
+    """A row takes what fits; a wide character is never cut, a mark stays with its character, nothing joins."""
     assert rows_of(text, width) == rows
 
 
@@ -81,7 +96,35 @@ def test_strips_are_exactly_as_wide_as_they_should_be(line: str, width: int, ind
 def test_wrapping_loses_nothing(line: str, width: int) -> None:
     """The rows together hold all of the text, save the joiners that terminals disagree about."""
     text = "".join(piece for row in wrap(line, width) for piece, _ in row)
-    assert text == re.sub("[\u200d\ufe00-\ufe0f]", "", plain(line))
+    assert text == sent(plain(line))
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "rows"),
+    [
+        ("", 4, [""]),
+        ("one two three", 7, ["one two", "three"]),
+        ("one two three", 6, ["one", "two", "three"]),
+        ("  one   two", 5, ["  one", "two"]),
+        ("a abcdefgh b", 5, ["a", "abcde", "fgh", "b"]),
+        ("漢字 漢字", 8, ["漢字", "漢字"]),
+        ("漢字 漢字", 9, ["漢字 漢字"]),
+        ("   ", 2, [""]),
+    ],
+)
+def test_words_wrap_whole(text: str, width: int, rows: list[str]) -> None:
+    """Rows end between words; a word that is wider than a row is cut."""
+    assert ["".join(piece for piece, _ in row) for row in wrap_words(text, width)] == rows
+
+
+@settings(deadline=None)
+@given(LINES, st.integers(MINIMUM, 30))
+def test_wrapping_words_loses_blanks_only(line: str, width: int) -> None:
+    """The rows together hold all characters in their styles, save blanks, and none is wider than it should be."""
+    rows = wrap_words(line, width)
+    assert all(sum(cell_len(text) for text, _ in row) <= width for row in rows)
+    pieces = [(character, style) for row in rows for text, style in row for character in text if character != " "]
+    assert pieces == [(c, style) for text, style in spans(line) for c in sent(text) if c != " "]
 
 
 @settings(deadline=None)

@@ -24,7 +24,8 @@ LAST_COLUMN: Final = 1000
 """How far right the cursor can be sent where there is no text."""
 
 _TAB: Final = 8
-_SAFE_LINK: Final = re.compile(r"(?:https?://|mailto:)[!-~]+")
+SAFE_LINK: Final = re.compile(r"(?:https?://|mailto:)[!-~]+")
+"""Links that are worth following: to the web and to mail."""
 
 _SGR: Final = re.compile(r"\x1b\[([0-9:;]{0,64})m")
 _TABBED: Final = re.compile(NARROW.pattern.replace("[", r"[\n\t", 1))
@@ -151,7 +152,7 @@ class AnsiScreen:
         """Follow a hyperlink's beginning or end (OSC 8); only links to the web and to mail are kept."""
         if payload.startswith("8;"):
             link = payload.split(";", 2)[-1]
-            self._style = relink(self._style, link if _SAFE_LINK.fullmatch(link) else "")
+            self._style = relink(self._style, link if SAFE_LINK.fullmatch(link) else "")
 
     def _csi(self, body: str) -> None:
         final, parameters = body[-1], body[:-1]

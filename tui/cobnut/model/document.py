@@ -90,7 +90,14 @@ class Document:
         self.changes.touch(len(self.items) - 1)
 
     def kernel_died(self, reason: str, now: float, level: Level = Level.ERROR) -> None:
-        """Say why the kernel ended, and end what ran and what waited."""
+        """Say why the kernel ended, and end what ran and what waited.
+
+        A kernel that a cell kills at once may die before it can say that the cell runs: then the oldest cell that was
+        sent is the one that ran.
+        """
+        suspect = next((cell for cell in self.queued if cell.msg_id), None)
+        if suspect and not self.running:
+            self._end(suspect, RunState.ERROR, now)
         self.end_runs(now, RunState.ERROR)
         self.notice(reason, now, level)
 

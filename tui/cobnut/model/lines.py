@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from cobnut.model.styles import StyleCode
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-
-    from cobnut.model.styles import StyleCode
 
 Line = str
 """A styled line: its text, with `ESC code ESC` wherever the style changes. The text itself holds no control character,
 so a plain line is just its text, and costs what its text costs."""
+
+Piece = tuple[str, StyleCode]
+"""Text in one style."""
 
 MARK: Final = "\x1b"
 """Stands before and after a style's code inside a line. It never leaves the model: `spans` takes lines apart."""
@@ -20,7 +23,7 @@ PAGE: Final = 256
 """Lines to a page of the store."""
 
 
-def spans(line: Line) -> list[tuple[str, StyleCode]]:
+def spans(line: Line) -> list[Piece]:
     """Take a line apart into pieces of text, each in one style."""
     if MARK not in line:
         return [(line, "")] if line else []
@@ -29,7 +32,7 @@ def spans(line: Line) -> list[tuple[str, StyleCode]]:
     return [piece for piece in pieces if piece[0]]
 
 
-def join(pieces: Iterable[tuple[str, StyleCode]]) -> Line:
+def join(pieces: Iterable[Piece]) -> Line:
     """Make a line of pieces of text, each in one style; the reverse of `spans`."""
     style = ""
     parts: list[str] = []
@@ -39,6 +42,18 @@ def join(pieces: Iterable[tuple[str, StyleCode]]) -> Line:
             style = code
         parts.append(text)
     return "".join(parts)
+
+
+def split_lines(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+    """Sort pieces of a text, line feeds among them, into its lines."""
+    line: list[Piece] = []
+    for text, style in pieces:
+        first, *others = text.split("\n")
+        line.append((first, style))
+        for other in others:
+            yield line
+            line = [(other, style)]
+    yield line
 
 
 def plain(line: Line) -> str:

@@ -16,6 +16,9 @@ MOST_COMBINING: Final = 8
 NARROW: Final = re.compile(r"[ -~\xa0-\xac\xae-\u02ff\u2190-\u22ff\u2500-\u25fc\u2800-\u28ff]*")
 """Text whose every character is one cell wide, seen quickly: Latin, arrows, mathematics, boxes, blocks, Braille."""
 
+SKIN_TONES: Final = "\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff"
+"""Modifiers of the emoji before them; they are not drawn, terminals giving them no cells or two."""
+
 _Cell = tuple[str, StyleCode]
 _BLANK: Final[_Cell] = (" ", "")
 
@@ -50,8 +53,7 @@ class OpenLine:
         """How many cells the line takes."""
         if self.cells is not None:
             return len(self.cells)
-        text = plain(self.line)
-        return len(text) if NARROW.fullmatch(text) else sum(map(_width, text))
+        return width_of(plain(self.line))
 
     def append(self, text: str, style: StyleCode) -> None:
         """Write at the end of a line that only grows."""
@@ -134,9 +136,14 @@ def _combine(cells: list[_Cell], column: int, mark: str) -> None:
         cells[index] = (cells[index][0] + mark, cells[index][1])
 
 
+def width_of(text: str) -> int:
+    """Give how many cells a text takes."""
+    return len(text) if NARROW.fullmatch(text) else sum(map(_width, text))
+
+
 @lru_cache(maxsize=4096)
 def _width(character: str) -> int:
     """Give how many cells a character takes on most terminals."""
-    if category(character) in ("Mn", "Me", "Cf"):
+    if category(character) in ("Mn", "Me", "Cf") or character in SKIN_TONES:
         return 0
     return 2 if east_asian_width(character) in "WF" else 1

@@ -7,8 +7,7 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final, Protocol
 
-from cobnut.model.ansi import LONGEST_LINE, AnsiScreen
-from cobnut.model.escapes import SPECIAL
+from cobnut.model.coloured import coloured_text
 from cobnut.model.lines import PAGE, Line
 from cobnut.model.outputs import Block, DataBlock, ErrorBlock, StreamBlock
 from cobnut.render.mime import text_of
@@ -20,10 +19,8 @@ if TYPE_CHECKING:
 
     from textual.strip import Strip
 
+    from cobnut.model.ansi import AnsiScreen
     from cobnut.render.glyphs import Glyphs
-
-INDENT: Final = 4
-"""Cells that outputs stand in from the left."""
 
 
 class Drawing(Protocol):
@@ -41,23 +38,24 @@ class Drawing(Protocol):
         ...
 
 
-def drawing_of(block: Block, width: int, glyphs: Glyphs) -> Drawing:
-    """Choose how to draw a block."""
+def drawing_of(block: Block, width: int, indent: int, glyphs: Glyphs) -> Drawing:
+    """Choose how to draw a block in `width` cells, of which the first `indent` are blank."""
     match block:
         case StreamBlock():
-            return StreamDrawing(block.screen, width)
+            return StreamDrawing(block.screen, width, indent)
         case DataBlock() | ErrorBlock():
-            return TextDrawing(block, width, glyphs)
+            return TextDrawing(block, width, indent, glyphs)
 
 
 class StreamDrawing:
     """A stream: whole pages of finished lines are measured once, and only what follows them again."""
 
-    def __init__(self, screen: AnsiScreen, width: int) -> None:
+    def __init__(self, screen: AnsiScreen, width: int, indent: int) -> None:
         self.height: int = 0
         self._screen: AnsiScreen = screen
         self._width: int = width
-        self._inner: int = max(MINIMUM, width - INDENT)
+        self._indent: int = indent
+        self._inner: int = max(MINIMUM, width - indent)
         self._pages: Offsets = Offsets()
         self._rest: list[Line] = []
         self._rest_ends: list[int] = []
@@ -78,21 +76,22 @@ class StreamDrawing:
     def row(self, number: int) -> Strip:
         """Draw one row."""
         if number >= self._pages.total:
-            return row_of(self._rest, self._rest_ends, number - self._pages.total, self._width)
+            return row_of(self._rest, self._rest_ends, number - self._pages.total, self._width, self._indent)
         page, row = self._pages.find(number)
         lines = self._screen.finished.page(page)
         if self._page_ends[0] != page:
             self._page_ends = (page, _ends(lines, self._inner))
-        return row_of(lines, self._page_ends[1], row, self._width)
+        return row_of(lines, self._page_ends[1], row, self._width, self._indent)
 
 
 class TextDrawing:
     """A result, a display or an error: its lines are kept only while they are on the screen."""
 
-    def __init__(self, block: DataBlock | ErrorBlock, width: int, glyphs: Glyphs) -> None:
+    def __init__(self, block: DataBlock | ErrorBlock, width: int, indent: int, glyphs: Glyphs) -> None:
         self.height: int = 0
         self._block: DataBlock | ErrorBlock = block
         self._width: int = width
+        self._indent: int = indent
         self._glyphs: Glyphs = glyphs
         self._text: str = ""
 
@@ -106,22 +105,22 @@ class TextDrawing:
     def row(self, number: int) -> Strip:
         """Draw one row."""
         lines, ends = self._measured()
-        return row_of(lines, ends, number, self._width)
+        return row_of(lines, ends, number, self._width, self._indent)
 
     def _measured(self) -> tuple[list[Line], list[int]]:
         measure = _measure_short if len(self._text) <= _LONG else _measure_long
-        return measure(self._text, max(MINIMUM, self._width - INDENT))
+        return measure(self._text, max(MINIMUM, self._width - self._indent))
 
 
-def row_of(lines: Sequence[Line], ends: list[int], number: int, width: int) -> Strip:
+def row_of(lines: Sequence[Line], ends: list[int], number: int, width: int, indent: int) -> Strip:
     """Draw one row of lines of which `ends` tells where each one ends."""
     index = bisect_right(ends, number)
-    return strips(lines[index], width, INDENT)[number - (ends[index - 1] if index else 0)]
+    return strips(lines[index], width, indent)[number - (ends[index - 1] if index else 0)]
 
 
 def _measure(text: str, width: int) -> tuple[list[Line], list[int]]:
     """Give the lines of a text, at least one, and where each ends."""
-    lines = lines_of(text) or [""]
+    lines = coloured_text(text) or [""]
     return lines, _ends(lines, width)
 
 
@@ -129,15 +128,6 @@ def _measure(text: str, width: int) -> tuple[list[Line], list[int]]:
 _LONG: Final = 1 << 16
 _measure_short = lru_cache(maxsize=128)(_measure)
 _measure_long = lru_cache(maxsize=2)(_measure)
-
-
-def lines_of(text: str) -> list[Line]:
-    """Read a text as a terminal would show it."""
-    if len(text) <= LONGEST_LINE and not SPECIAL.search(text):
-        return text.removesuffix("\n").split("\n")
-    screen = AnsiScreen()
-    screen.feed(text)
-    return list(screen)
 
 
 def _ends(lines: list[Line], width: int) -> list[int]:

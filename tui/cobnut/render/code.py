@@ -6,12 +6,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from cobnut.model.escapes import visible
-from cobnut.model.lines import Line, join
+from cobnut.model.lines import Line, join, split_lines
 from cobnut.model.styles import BOLD, DIM, ITALIC, Style, StyleCode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pygments.lexer import Lexer
 
 LONGEST: Final = 100_000
@@ -55,19 +53,7 @@ def highlighted_lines(code: str, language: str) -> tuple[Line, ...]:
     tokens = [(value, _style(str(kind).removeprefix("Token."))) for kind, value in lexer.get_tokens(text)]
     if "".join(value for value, _ in tokens) != text:
         return lines  # a lexer that changes the text must not change what is shown
-    return tuple(join(pieces) for pieces in _split(tokens))
-
-
-def _split(tokens: list[tuple[str, StyleCode]]) -> Iterator[list[tuple[str, StyleCode]]]:
-    """Sort tokens into lines."""
-    line: list[tuple[str, StyleCode]] = []
-    for value, style in tokens:
-        first, *others = value.split("\n")
-        line.append((first, style))
-        for other in others:
-            yield line
-            line = [(other, style)]
-    yield line
+    return tuple(join(pieces) for pieces in split_lines(tokens))
 
 
 @lru_cache(maxsize=64)

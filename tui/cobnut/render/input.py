@@ -51,6 +51,11 @@ class InputDrawing:
         self._reserve: int = 0
         self._ends: list[int] = []
 
+    @property
+    def gutter(self) -> int:
+        """Cells before the code, which hold the number on the first row; as of the last update."""
+        return len(self._gutter)
+
     def update(self, now: float) -> bool:
         """Look what changed in the cell, and tell whether the input did."""
         cell = self._cell

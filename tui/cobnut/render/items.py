@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from cobnut.model.coloured import coloured_text
 from cobnut.model.document import Level, Notice
 from cobnut.model.lines import join, spans
 from cobnut.model.styles import BOLD, DIM, Style, StyleCode
-from cobnut.render.blocks import Drawing, drawing_of, lines_of
+from cobnut.render.blocks import Drawing, drawing_of
 from cobnut.render.input import InputDrawing
 from cobnut.render.offsets import Offsets
-from cobnut.render.text import strips
+from cobnut.render.text import MINIMUM, strip, wrap_words
 
 if TYPE_CHECKING:
     from textual.strip import Strip
@@ -36,7 +37,7 @@ class Change:
 
 
 class CellDrawing:
-    """A cell: its input, and its outputs under it."""
+    """A cell: its input, and under it its outputs, which begin in the column where the code does."""
 
     def __init__(self, cell: Cell, width: int, glyphs: Glyphs) -> None:
         self._cell: Cell = cell
@@ -45,7 +46,8 @@ class CellDrawing:
         self._input: InputDrawing = InputDrawing(cell, width, glyphs)
         self._outputs: list[Drawing] = []
         self._offsets: Offsets = Offsets()
-        self._generation: int = cell.outputs.generation
+        self._shape: tuple[int, int] = (cell.outputs.generation, 0)
+        """The generation of outputs that are drawn, and how far they are indented."""
         self._seen: int = -1
 
     @property
@@ -78,8 +80,10 @@ class CellDrawing:
     def _update_outputs(self) -> list[range]:
         outputs = self._cell.outputs
         rows: list[range] = []
-        if outputs.generation != self._generation:
-            self._generation = outputs.generation
+        shape = (outputs.generation, self._input.gutter)
+        if shape != self._shape:
+            self._shape = shape
+            self._seen = -1
             rows.append(range(self._input.height, self._offsets.total))
             self._outputs.clear()
             self._offsets.cut(1)
@@ -90,22 +94,24 @@ class CellDrawing:
 
     def _update_output(self, index: int) -> int:
         if index == len(self._outputs):
-            self._outputs.append(drawing_of(self._cell.outputs.blocks[index], self._width, self._glyphs))
+            block = self._cell.outputs.blocks[index]
+            self._outputs.append(drawing_of(block, self._width, self._input.gutter, self._glyphs))
         first = self._outputs[index].update()
         self._offsets.set(index + 1, self._outputs[index].height)
         return first
 
 
 class NoticeDrawing:
-    """A notice: a line, or more where it has more to say; it never changes."""
+    """A notice: a line, or more where it has more to say, wrapped between its words; it never changes."""
 
     def __init__(self, notice: Notice, width: int, glyphs: Glyphs) -> None:
         style = _NOTICES[notice.level]
         sign = glyphs.error if notice.level is Level.ERROR else glyphs.rule * 2
-        first, *others = lines_of(notice.text) or [""]
-        lines = [f"{sign} {first}", *(f"{' ' * len(sign)} {line}" for line in others)]
-        styled = [join((text, code or style) for text, code in spans(line)) for line in lines]
-        self._rows: list[Strip] = [row for line in styled for row in strips(line, width)]
+        indent = len(sign) + 1
+        lines = [join((text, code or style) for text, code in spans(line)) for line in coloured_text(notice.text)]
+        first, *others = [row for line in lines for row in wrap_words(line, max(MINIMUM, width - indent))] or [[]]
+        self._rows: list[Strip] = [strip([(f"{sign} ", style), *first], width)]
+        self._rows += [strip(row, width, indent) for row in others]
 
     @property
     def height(self) -> int:

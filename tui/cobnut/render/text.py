@@ -13,7 +13,8 @@ from rich.style import Style as RichStyle
 from textual.strip import Strip
 
 from cobnut.model import styles
-from cobnut.model.lines import MARK, Line, spans
+from cobnut.model.lines import MARK, Line, Piece, join, plain, spans
+from cobnut.model.rows import SKIN_TONES
 from cobnut.model.styles import Style, StyleCode
 
 if TYPE_CHECKING:
@@ -22,11 +23,13 @@ if TYPE_CHECKING:
 MINIMUM: Final = 2
 """Cells that text is given however narrow the screen is: enough for a wide character."""
 
-Piece = tuple[str, StyleCode]
-"""Text in one style."""
-
 # Terminals disagree about what these do to the width of their neighbours, so they are not sent.
-_UNSURE: Final = re.compile("[\N{ZERO WIDTH JOINER}\ufe00-\ufe0f]")
+_UNSURE: Final = f"\N{ZERO WIDTH JOINER}{SKIN_TONES}{''.join(map(chr, range(0xFE00, 0xFE10)))}"
+
+# Of two of these some terminals make a flag; by themselves they take a cell or two. Letters say the same everywhere.
+_FLAG_LETTERS: Final = {0x1F1E6 + number: chr(ord("A") + number) for number in range(26)}
+
+_SENT: Final = str.maketrans(_FLAG_LETTERS | dict.fromkeys(map(ord, _UNSURE), ""))
 
 
 def heights(lines: Sequence[Line], width: int) -> list[int]:
@@ -42,13 +45,49 @@ def wrap(line: Line, width: int, first: int | None = None) -> list[list[Piece]]:
     rows: list[list[Piece]] = [[]]
     room = width if first is None else first
     for text, style in spans(line):
-        for piece, cells in _cut(_UNSURE.sub("", text), room, width):
+        for piece, cells in _cut(sent(text), room, width):
             if cells > room:
                 rows.append([])
                 room = width
             rows[-1].append((piece, style))
             room -= cells
     return rows
+
+
+def wrap_words(line: Line, width: int) -> list[list[Piece]]:
+    """Cut a line into rows at its blanks; only a word that is wider than a row is cut itself."""
+    pieces = spans(line)
+    rows: list[list[Piece]] = []
+    for part in _word_rows(plain(line), width):
+        rows += wrap(join(_slice(pieces, part)), width)
+    return rows
+
+
+def _word_rows(text: str, width: int) -> Iterator[slice]:
+    """Find the stretches of a text that fill rows with whole words; the blanks between rows belong to none."""
+    start = stop = 0
+    for word in _WORD.finditer(text):
+        if stop > start and cell_len(sent(text[start : word.end()])) > width:
+            yield slice(start, stop)
+            start = word.start()
+        stop = word.end()
+    yield slice(start, stop)
+
+
+_WORD: Final = re.compile("[^ ]+")
+
+
+def _slice(pieces: list[Piece], part: slice) -> Iterator[Piece]:
+    """Give a stretch of a text that is in pieces."""
+    offset = 0
+    for text, style in pieces:
+        yield text[max(0, part.start - offset) : max(0, part.stop - offset)], style
+        offset += len(text)
+
+
+def sent(text: str) -> str:
+    """Give what is sent of a text to a terminal: characters whose widths add up whether or not it joins emoji."""
+    return text if text.isascii() else text.translate(_SENT)
 
 
 def _cut(text: str, room: int, width: int) -> Iterator[tuple[str, int]]:
