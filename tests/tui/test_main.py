@@ -139,7 +139,10 @@ def test_without_a_terminal_it_is_refused(environment: dict[str, str]) -> None:
         [sys.executable, "-m", "cobnut"], stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment
     )
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.startswith("cobnut: it needs a terminal")
+    assert ended.stderr.startswith(
+        "cobnut: it needs a terminal for its keys and its screen: run it without redirecting"
+    )
+    assert "standard input and standard error" in ended.stderr
     assert ended.stderr.count("\n") == 1
 
 
@@ -192,6 +195,40 @@ program.main([])
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert ended.stdout.strip() == "[]", ended.stderr
+
+
+def test_the_cursor_begins_in_the_prompt(start: Callable[..., _Pty]) -> None:
+    """Wherever the terminal's cursor is shown, from the first frame on, it stands behind the prompt."""
+    terminal = start()
+    terminal.until("idle")
+    places = re.findall(rb"\x1b\[(\d+);(\d+)H(?:\x1b\[\?2026l)?\x1b\[\?25h", terminal.output)
+    assert places
+    assert set(places) == {(b"23", b"9")}
+
+
+def test_the_first_frame_is_laid_out_for_its_width(start: Callable[..., _Pty], tmp_path: Path) -> None:
+    """What is to be said at the start stands in lines as wide as the screen, in the first frame already."""
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    (tmp_path / "venv" / "bin" / "python").touch(0o755)
+    (tmp_path / "venv" / "pyvenv.cfg").touch()
+    terminal = start(VIRTUAL_ENV=str(tmp_path / "venv"))
+    terminal.until("idle")
+    first = re.sub(rb"\x1b\[[\d;]*m", b"", terminal.output.partition(b"\x1b[?25h")[0])
+    assert b"No kernel is installed in" in first
+    assert [int(row) for row in re.findall(rb"\x1b\[(\d+);1H", first)] == list(range(1, 25)), "it is all of the screen"
+
+
+def test_no_color_means_the_colours_of_the_terminal(start: Callable[..., _Pty]) -> None:
+    """With NO_COLOR no colour is set but the default ones; what is bold or reverse stays so."""
+    terminal = start(NO_COLOR="1")
+    terminal.until("idle")
+    terminal.type("1/0\r")
+    terminal.until("division by zero")
+    terminal.type("\x1b")
+    terminal.until("COMMAND")
+    codes = {int(code or 0) for found in re.findall(rb"\x1b\[([\d;]*)m", terminal.output) for code in found.split(b";")}
+    assert codes & {1, 7} == {1, 7}
+    assert codes <= {*range(10), 39, 49}
 
 
 def test_quit(start: Callable[..., _Pty], tmp_path: Path, runtime: Path) -> None:

@@ -98,8 +98,9 @@ def _refuse(reason: str) -> int:
 
 def _unfit_terminal() -> str:
     """Say why there can be no screen here; nothing where there can."""
-    if not sys.stdin.isatty() or not sys.stderr.isatty():
-        return "it needs a terminal for its input and its screen, and one of them is none."
+    streams = {"standard input": sys.stdin, "standard error": sys.stderr}
+    if elsewhere := " and ".join(name for name, stream in streams.items() if not stream.isatty()):
+        return f"it needs a terminal for its keys and its screen: run it without redirecting {elsewhere}."
     if os.environ.get("TERM", "") in ("", "dumb"):
         return f"the terminal (TERM={os.environ.get('TERM', '')!r}) cannot place its cursor: set TERM to what it is."
     return ""

@@ -61,7 +61,7 @@ class CobnutApp(App[int]):
     ENABLE_COMMAND_PALETTE = False  # ours is a list like the others, and costs a line a row
 
     def __init__(self, kernels: Kernels, *, ascii_only: bool = False) -> None:
-        super().__init__()
+        super().__init__(ansi_color=True)  # or else NO_COLOR would mean greys to Textual, and black on black for ours
         self.kernels: Kernels = kernels
         self.console_screen: Console = Console(kernels)
         self.crash: Exception | None = None
@@ -99,11 +99,17 @@ class CobnutApp(App[int]):
 
     def _display(self, screen: Screen[Any], renderable: RenderableType | None) -> None:
         """Send a frame: the one place where frames leave. The terminal's own cursor stands in the prompt."""
+        is_first = self._first_frame is None
         if self._driver is None or renderable is None or self._batch_count or not self._may_draw():
             return
+        if is_first:
+            renderable = self.screen._compositor.render_full_update()
         self._driver.write("\x1b[?25l")
+        editor = self.focused if isinstance(self.focused, Editor) else None
+        if editor is not None:
+            self.cursor_position = editor.cursor_screen_offset  # Textual asked for it before the editor had its place
         super()._display(screen, renderable)
-        if isinstance(self.focused, Editor):
+        if editor is not None:
             self._driver.write("\x1b[?25h")
 
     def _may_draw(self) -> bool:
@@ -112,6 +118,7 @@ class CobnutApp(App[int]):
         It lays out several times at its start, and would send the same whole screen as often.
         """
         if self._first_frame is None and self.console_screen.pane.cells.size:
+            self.console_screen.pane.cells.lay_out()
             self._first_frame = self.screen._compositor.render_strips()
             self.call_after_refresh(self._settle)
             return True
@@ -201,7 +208,11 @@ class CobnutApp(App[int]):
     # ── what can be asked for ───────────────────────────────────────────────────────────────────────────────────────
 
     async def run_action(self, action: Any, *arguments: Any, **options: Any) -> bool:
-        """Carry out an action; one that fails is said and logged, and everything goes on."""
+        """Carry out an action; one that fails is said and logged, and everything goes on.
+
+        What was said before is no longer about what is done now.
+        """
+        self.console_screen.status.hush()
         try:
             return await super().run_action(action, *arguments, **options)
         except Exception as error:

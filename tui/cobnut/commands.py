@@ -59,11 +59,16 @@ COMMANDS: Final = (
 Hint = tuple[str, str]
 """A key as a person reads it, and what it does in a word or two."""
 
-RUNNING_HINTS: Final[Sequence[Hint]] = (("^C", "interrupt"), ("^T", "kernels"), ("Esc", "commands"), ("F1", "keys"))
-IDLE_HINTS: Final[Sequence[Hint]] = (
-    ("Enter", "run"), ("^T", "kernels"), ("Esc", "commands"), ("F1", "keys"), ("^Q", "quit")
+HELP_LABEL: Final = "keys"
+"""What the way to all keys is called: the hint that is the last to go where there is little room."""
+
+RUNNING_HINTS: Final[Sequence[Hint]] = (
+    ("^C", "interrupt"), ("^T", "kernels"), ("Esc", "commands"), ("F1", HELP_LABEL)
 )  # fmt: skip
-CELLS_HINTS: Final[Sequence[Hint]] = (("Up/Down", "scroll"), ("Esc", "prompt"), ("?", "keys"))
+IDLE_HINTS: Final[Sequence[Hint]] = (
+    ("Enter", "run"), ("^T", "kernels"), ("Esc", "commands"), ("F1", HELP_LABEL), ("^Q", "quit")
+)  # fmt: skip
+CELLS_HINTS: Final[Sequence[Hint]] = (("Up/Down", "scroll"), ("Esc", "prompt"), ("?", HELP_LABEL))
 """The keys that the status line names, the most useful first."""
 
 DIGITS: Final = "123456789"

@@ -14,7 +14,7 @@ class Status(StrEnum):
     STARTING = "starting"
     IDLE = "idle"
     BUSY = "busy"
-    INTERRUPTING = "interrupt"
+    INTERRUPTING = "interrupting"
     RESTARTING = "restarting"
     STOPPING = "stopping"
     STOPPED = "stopped"
@@ -69,14 +69,21 @@ class KernelRow:
     @property
     def state_text(self) -> str:
         """The state in words: `busy 12s +1`, `dead SIGKILL`."""
-        waiting = f"+{self.queued}" if self.queued else ""
-        return " ".join(part for part in (self.status, self.detail, waiting) if part)
+        return " ".join(part for part in (self.status, self.detail, self._waiting) if part)
+
+    @property
+    def timeless_text(self) -> str:
+        """The state in words where not even those have room: without how long it runs, or what killed it."""
+        return " ".join(part for part in (self.status, self._waiting) if part)
 
     @property
     def brief_text(self) -> str:
         """The state where every column counts: without the word where time or reason say it."""
-        waiting = f"+{self.queued}" if self.queued else ""
-        return f"{self.detail}{waiting}"
+        return f"{self.detail}{self._waiting}"
+
+    @property
+    def _waiting(self) -> str:
+        return f"+{self.queued}" if self.queued else ""
 
 
 def duration(seconds: float) -> str:

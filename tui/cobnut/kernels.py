@@ -101,6 +101,8 @@ class Kernels:
         used = {session.number for session in self.sessions}
         number = next(number for number in range(1, len(used) + 2) if number not in used)
         session = Session(number, name, kernel_id, spec_name, manager)
+        if session.name in {other.name for other in self.sessions}:
+            session.name = f"{session.name}-{number}"
         self.sessions = sorted([*self.sessions, session], key=lambda session: session.number)
         manager.add_state_callback(lambda _, state: self._inbox.put((session, state)))
         state = manager.state
@@ -148,8 +150,8 @@ class Kernels:
             session.waiting.clear()
             session.document.end_runs(time.monotonic())
         else:
-            session.interrupted = set(session.document.running)
-            self._spawn(session, session.manager.interrupt_kernel)
+            session.interrupted, session.interrupted_at = set(session.document.running), time.monotonic()
+            self._spawn(session, partial(_interrupt, session))
         self.on_change(session)
 
     def restart(self, session: Session) -> None:
@@ -267,8 +269,7 @@ class Kernels:
     async def _restart(self, session: Session) -> None:
         session.is_restarting = True
         session.disconnect()
-        session.document.end_runs(time.monotonic())
-        session.document.notice("The kernel is started anew; its variables are gone.", time.monotonic())
+        session.begin_anew(time.monotonic())
         self.on_change(session)
         try:
             await session.manager.restart_kernel()
@@ -296,6 +297,14 @@ class Kernels:
             _log.error("%s: %s", session.name, error, exc_info=error)
         session.document.notice(str(error) or type(error).__name__, time.monotonic(), Level.ERROR)
         self.on_change(session)
+
+
+async def _interrupt(session: Session) -> None:
+    """Ask a kernel to stop what it runs; one that is too busy to answer shows by going on, and that is said."""
+    try:
+        await session.manager.interrupt_kernel()
+    except KernelNotReadyError:
+        _log.debug("no answer to an interrupt", exc_info=True)
 
 
 async def _hear_out(clients: list[AsyncKernelClient]) -> None:

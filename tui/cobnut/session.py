@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cobnut.kernel_status import KernelRow, Status, duration
 from cobnut.model.document import Document, Level
 from cobnut.model.history import InputHistory
 from cobnut.places import short_path
+from cobnut_kernel.kernelspec import OWN_NAME
 from cobnut_kernel.manager.lifecycle import BEGINNING, KernelState
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from cobnut_kernel.client.client import AsyncKernelClient
     from cobnut_kernel.manager.manager import AsyncKernelManager
     from cobnut_kernel.protocol.messages import Message
+
+STUBBORN: Final = 2.0
+"""Seconds after which a cell that an interrupt has not stopped is worth a word."""
 
 _STATUS = {
     KernelState.QUEUED: Status.PENDING,
@@ -37,6 +41,8 @@ class Session:
         waiting: cells that were entered and not sent yet: the kernel is not ready.
         client: who talks to the kernel; None while it cannot be talked to.
         draft: what stands in the prompt while another kernel is shown.
+        interrupted: cells that were asked to stop, at `interrupted_at`, and run still.
+        first_cell: where in the document the cells of the kernel's present life begin.
     """
 
     def __init__(self, number: int, name: str, kernel_id: str, spec_name: str, manager: AsyncKernelManager) -> None:
@@ -46,7 +52,7 @@ class Session:
         self.spec_name: str = spec_name
         self.manager: AsyncKernelManager = manager
         self.language: str = (spec.language or "").lower() or "python" if spec else "python"
-        self.name: str = name or f"{self.language}-{number}"
+        self.name: str = name or (f"{self.language}-{number}" if spec_name == OWN_NAME else spec_name)
         self.version: str = ""
         self.folder: str = short_path(Path.cwd())
         self.document: Document = Document(self.language)
@@ -57,6 +63,8 @@ class Session:
         self.connecting: AsyncKernelClient | None = None
         self.waiting: deque[Cell] = deque()
         self.interrupted: set[Cell] = set()
+        self.interrupted_at: float = 0.0
+        self.first_cell: int = 0
         self.is_restarting: bool = False
         self.is_stopping: bool = False
 
@@ -93,8 +101,21 @@ class Session:
     @property
     def next_number(self) -> int:
         """The number that the next cell will have, as far as one can say."""
-        counts = [cell.execution_count or 0 for cell in self.document.cells if not cell.foreign]
+        cells = self.document.cells[self.first_cell :]
+        counts = [cell.execution_count or 0 for cell in cells if not cell.foreign]
         return max(counts, default=0) + len(self.document.queued) + 1
+
+    def notice(self, now: float) -> str:
+        """Say what can be done about a cell that an interrupt does not stop; nothing where there is none."""
+        is_stubborn = self.status is Status.INTERRUPTING and now - self.interrupted_at >= STUBBORN
+        return "Not stopped yet: ^C again, or Esc 0 0 restarts it" if is_stubborn else ""
+
+    def begin_anew(self, now: float) -> None:
+        """Note that the kernel is started anew: what ran and what waited has ended, and it counts from one again."""
+        self.waiting.clear()
+        self.document.end_runs(now)
+        self.document.notice("The kernel is started anew; its variables are gone.", now)
+        self.first_cell = len(self.document.cells)
 
     def row(self, now: float, *, selected: bool) -> KernelRow:
         """Describe the kernel for the lists."""

@@ -311,6 +311,96 @@ async def test_a_kernel_that_cannot_start_says_why(open_terminal: Any) -> None:
         assert "The kernel could not be started: python3 was not found." in terminal.text
 
 
+async def test_a_notice_goes_when_another_kernel_is_shown(open_terminal: Any) -> None:
+    """What is said of one kernel is not said of its neighbour, nor of itself when it is another state."""
+    async with open_terminal() as terminal:
+        await terminal.open_second_kernel()
+        await terminal.press("escape", "S", "S")
+        await terminal.until(lambda: terminal.session.status is Status.STOPPED)
+        await terminal.type("z\n")
+        assert "This kernel has ended, and the input is kept." in terminal.lines[-1]
+        await terminal.press("ctrl+pageup")
+        assert terminal.session.name == "scratch"
+        assert terminal.lines[-1].startswith("scratch ○ idle")
+        await terminal.press("ctrl+pageup")
+        await terminal.type("\n")
+        assert "This kernel has ended" in terminal.lines[-1]
+        terminal.app.kernels.restart(terminal.session)
+        await terminal.until(lambda: terminal.session.status is Status.IDLE)
+        assert terminal.lines[-1].startswith("python-2 ○ idle")
+
+
+async def test_a_notice_goes_with_the_next_action(open_terminal: Any) -> None:
+    """What was said is gone as soon as something else is done; typing text does not count."""
+    async with open_terminal() as terminal:
+        await terminal.until(lambda: terminal.session.status is Status.IDLE)
+        await terminal.press("ctrl+d")
+        await terminal.type("x")
+        assert "^Q quits and stops the kernels." in terminal.lines[-1]
+        await terminal.press("left")
+        assert terminal.lines[-1].startswith("scratch ○ idle")
+
+
+async def test_the_numbers_begin_anew_with_the_kernel(open_terminal: Any) -> None:
+    """After a restart the prompt says In [1], and the next cell is that one."""
+    async with open_terminal() as terminal:
+        await terminal.type("a\nb\n")
+        await terminal.until_shown(r"In \[3\]:")
+        await terminal.press("escape", "0", "0")
+        await terminal.until_shown(r"In \[1\]:")
+        await terminal.until(lambda: terminal.session.status is Status.IDLE)
+        await terminal.type("c\n")
+        await terminal.until_shown(r"\[1\] c")
+        await terminal.until_shown(r"In \[2\]:")
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_a_cell_that_an_interrupt_does_not_stop(open_terminal: Any, clock: Any, answers: bool) -> None:
+    """After two seconds it is said what can be done, until the cell ends; nothing of it stays in the document."""
+    from cobnut_kernel.errors import KernelNotReadyError
+
+    async def interrupt() -> None:
+        if not answers:
+            raise KernelNotReadyError("The kernel did not answer the interrupt_request within 5 seconds.")
+
+    async with open_terminal() as terminal:
+        terminal.kernel.endless.add("loop()")
+        terminal.kernel.manager.interrupt_kernel = interrupt
+        await terminal.type("loop()\n")
+        await terminal.until(lambda: terminal.session.is_running)
+        await terminal.press("ctrl+c")
+        await terminal.until_shown("interrupting")
+        assert "Not stopped yet" not in terminal.text
+        clock.now += 2
+        await terminal.until_shown(r"\nNot stopped yet: \^C again, or Esc 0 0 restarts it")
+        terminal.kernel.finish()
+        await terminal.until(lambda: terminal.session.status is Status.IDLE)
+        assert "Not stopped yet" not in terminal.text
+        assert terminal.session.document.items == terminal.session.document.cells
+
+
+@pytest.mark.parametrize("opening", [["ctrl+t"], ["f1"], ["escape", "n"], ["ctrl+p"]])
+async def test_what_is_typed_behind_escape_in_a_dialog_is_for_the_prompt(open_terminal: Any, opening: Any) -> None:
+    """Where Esc and what follows arrive in one, Esc closes the dialog, and the rest is text, in its order."""
+    async with open_terminal() as terminal:
+        await terminal.press(*opening)
+        await terminal.receive(b"\x1bzQ1 \x7f!")
+        await terminal.until(lambda: terminal.prompt == "zQ1!")
+        assert terminal.app.screen is terminal.app.console_screen
+        await terminal.press(*opening)
+        await terminal.receive(b"\x1bA?")
+        await terminal.until(lambda: terminal.prompt == "zQ1!A?")
+
+
+async def test_what_is_typed_behind_escape_in_a_dialog_is_for_the_cells(open_terminal: Any) -> None:
+    """Over the cells the rest is a command, as every letter is there."""
+    async with open_terminal() as terminal:
+        await terminal.open_second_kernel()
+        await terminal.press("f6", "ctrl+t")
+        await terminal.receive(b"\x1b1")
+        await terminal.until(lambda: terminal.session.name == "scratch")
+
+
 async def test_input_is_refused_and_never_hangs(open_terminal: Any) -> None:
     """A kernel that asks for input nevertheless gets an end of file, and a line says so."""
     async with open_terminal() as terminal:
@@ -333,7 +423,9 @@ async def test_new_kernels_are_chosen_and_broken_ones_explained(open_terminal: A
         await terminal.press("down", "down", "enter")
         assert isinstance(terminal.app.screen, Picker), "a broken kernel cannot be chosen"
         await terminal.press("i", "r", "enter")
-        await terminal.until(lambda: terminal.session.name == "r-2")
+        await terminal.until(lambda: terminal.session.name == "ir")
+        await terminal.press("escape", "n", "i", "r", "enter")
+        await terminal.until(lambda: terminal.session.name == "ir-3")
 
 
 async def test_quit_ends_at_once_when_nothing_runs(open_terminal: Any) -> None:

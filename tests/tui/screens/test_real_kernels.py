@@ -51,7 +51,7 @@ async def test_two_kernels_and_a_murder(open_real_terminal: Any, spec_name: str)
         await terminal.until_shown(r"\n    pid \d+")
         pid = int(terminal.text.partition("    pid ")[2].split()[0])
         os.kill(pid, signal.SIGKILL)
-        await terminal.until_shown(r"2✗python-2 SIGKILL")
+        await terminal.until_shown(r"2✗(python-2|python3) SIGKILL")
         assert "killed by SIGKILL" in terminal.text
         await terminal.press("escape", "1")
         await terminal.type("print(x)\n")

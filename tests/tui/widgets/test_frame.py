@@ -44,7 +44,8 @@ def test_the_title_gives_way_to_what_runs() -> None:
         (Position(1), "1 line above"),
         (Position(214), "214 lines above"),
         (Position(200, 14), "200 lines above, 14 below: ^End follows"),
-        (Position(0, 14, 3), "0 lines above, 14 (3 new) below: ^End follows"),
+        (Position(0, 14, 3), "14 lines (3 new) below: ^End follows"),
+        (Position(0, 1), "1 line below: ^End follows"),
     ],
 )
 def test_the_position(position: Position, text: str) -> None:
@@ -60,16 +61,33 @@ def test_rules() -> None:
 
 
 def test_the_status_line_shows_the_state_and_as_many_keys_as_fit() -> None:
-    """The most useful keys come first, and the last ones are dropped first."""
+    """The most useful keys come first, the last ones are dropped first, and the way to the help is the last to go."""
     status = Status([ROW], hints=HINTS)
     assert status_text(status, 80) == "scratch ● busy 12s +1" + " " * 28 + "Enter run  ^T kernels  F1 keys "
-    assert status_text(status, 40).endswith("Enter run ")
+    assert status_text(status, 40).endswith("+1      Enter run  F1 keys ")
+    assert status_text(status, 32).endswith("+1         F1 keys ")
 
 
 def test_the_status_line_carries_the_kernels_where_it_is_narrow() -> None:
     """Below 72 columns all kernels are in the status line."""
     other = KernelRow(2, "train", KernelStatus.IDLE)
     assert status_text(Status([ROW, other], hints=HINTS), 60).startswith("1●scratch 12s+1  2○train")
+
+
+def test_many_kernels_leave_room_for_the_way_to_the_help() -> None:
+    """In 60 columns the list of kernels is shortened, with the selected one first and the rest counted."""
+    rows = [KernelRow(number, f"python-{number}", KernelStatus.IDLE, selected=number == 8) for number in range(1, 10)]
+    text = status_text(Status(rows, hints=HINTS), 60)
+    assert text.startswith("8○python-8  1○python-1  2○python-2  +6 ")
+    assert text.endswith(" F1 keys ")
+    assert len(text) == 60
+
+
+def test_a_notice_of_the_state_takes_its_place() -> None:
+    """What the state calls for is said in its place, at 60 columns too, beside the way to the help."""
+    notice = "Not stopped yet: ^C again, or Esc 0 0 restarts it"
+    text = status_text(Status([ROW], hints=HINTS, notice=notice), 60)
+    assert text == f"{notice}   F1 keys "
 
 
 def test_the_mode_takes_the_place_of_the_state() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from cobnut.kernel_status import GLYPHS, KernelRow, Status, duration
@@ -22,11 +24,17 @@ def test_lines_of_the_sidebar() -> None:
 
 @pytest.mark.parametrize("status", Status)
 def test_every_state_fits_with_its_word(status: Status) -> None:
-    """However long the name, the whole word of the state is there, in 26 columns."""
+    """However long the name, the whole word of the state is there, in 26 columns, and if need be without its time."""
     row = KernelRow(12, "a-name-that-is-too-long", status, "3m05", 12)
     line = kernel_line(row, 26)
-    assert line.plain.endswith(f"{status} 3m05 +12")
+    assert line.plain.endswith((f" {status} 3m05 +12", f" {status} +12"))
     assert line.cell_len <= 26
+    assert kernel_line(replace(row, queued=0), 26).plain.endswith(f" {status} 3m05")
+
+
+def test_a_number_of_two_digits_does_not_touch_the_glyph() -> None:
+    """There is a blank behind every number."""
+    assert kernel_line(KernelRow(12, "train", Status.IDLE, selected=True), 26).plain == ">12 ○ train     idle"
 
 
 def test_ascii_twins() -> None:
@@ -43,13 +51,11 @@ def test_the_strip() -> None:
 
 
 def test_the_strip_shows_the_selected_kernel_where_not_all_fit() -> None:
-    """What does not fit is dropped around the selected kernel, and an ellipsis says so."""
+    """The selected kernel comes first, then as many as fit; the rest is counted."""
     rows = [KernelRow(number, f"kernel-{number}", Status.IDLE, selected=number == 8) for number in range(1, 10)]
     strip = kernel_strip(rows, 40).plain
-    assert "8○kernel-8" in strip
-    assert strip.startswith("…")
-    assert strip.endswith("…")
-    assert len(strip) <= 40
+    assert strip == "8○kernel-8  1○kernel-1  2○kernel-2  +6"
+    assert kernel_strip(rows, 12).plain == "8○kerne…  +8"
 
 
 def test_names_with_control_characters_are_made_harmless() -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from textual.timer import Timer
 
     from cobnut.commands import Hint
+    from cobnut.kernel_status import Status as KernelStatus
     from cobnut.kernels import Kernels
     from cobnut.session import Session
     from cobnut.widgets.prompt import Editor
@@ -55,6 +56,7 @@ class Console(Screen[None]):
         self._sidebar = Sidebar([])
         self._strip = KernelStrip([])
         self._clock: Timer | None = None
+        self._said_of: tuple[Session, KernelStatus] | None = None
 
     @property
     def session(self) -> Session:
@@ -98,14 +100,23 @@ class Console(Screen[None]):
 
     def _update(self) -> None:
         """Draw what says how the kernels stand, and let the clock go only while something runs."""
-        rows = self._kernels.rows(self.session, time.monotonic())
+        now = time.monotonic()
+        rows = self._kernels.rows(self.session, now)
         self._sidebar.show(rows)
         self._strip.show(rows)
         self.pane.update()
-        self.status.show(Status(rows, *self._mode()))
+        self._hush_when_over()
+        self.status.show(Status(rows, *self._mode(), self.session.notice(now)))
         if self._clock is not None:
             ticking = any(session.is_running for session in self._kernels.sessions)
             self._clock.resume() if ticking else self._clock.pause()
+
+    def _hush_when_over(self) -> None:
+        """Say no more what was said of another kernel, or of this one in another state."""
+        is_of = (self.session, self.session.status)
+        if is_of != self._said_of:
+            self._said_of = is_of
+            self.status.hush()
 
     def _mode(self) -> tuple[str, Sequence[Hint]]:
         """Say what the next key is for, where it is not for the prompt, and which keys matter now."""

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from textual.screen import ModalScreen
 
+from cobnut.terminal.keys import escaped_character
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -33,8 +35,17 @@ class Popup(ModalScreen[None], Generic[Result]):
         elif event.key in self.active_bindings:
             active = self.active_bindings[event.key]
             await self.app.run_action(active.binding.action, active.node)
+        elif character := escaped_character(event.key):
+            self._take_escaped(event, character)
         elif event.is_printable and event.character:
             self.type(event.character)
+
+    def _take_escaped(self, event: events.Key, character: str) -> None:
+        """Take Esc and a character that came in one: where Esc closes this, the character is for what is behind."""
+        if character.isprintable() and "escape" in self.active_bindings:
+            self.action_cancel()
+            key = character if character.isalnum() else event.key.removeprefix("alt+")
+            self.app.post_message(type(event)(key, character))
 
     def type(self, character: str) -> None:
         """Take a printable character that is not bound."""

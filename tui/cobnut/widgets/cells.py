@@ -84,6 +84,11 @@ class Cells(ScrollView, can_focus=True):
             self.update()
             self.refresh()
 
+    def lay_out(self) -> None:
+        """Take the place on the screen that there is now, before Textual tells of it; for the first frame."""
+        self.update()
+        self.refresh()
+
     def forget(self, session: Session) -> None:
         """Drop what was kept of a kernel that is closed."""
         self._views.pop(session, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from cobnut.commands import HELP_LABEL
 from cobnut.kernel_status import GLYPHS, STYLES, KernelRow
 from cobnut.widgets.kernel_list import counts, kernel_strip
 from cobnut.widgets.lines import Lines, line, shortened, spread
@@ -52,6 +53,8 @@ class Status:
     """What the next key is for, where it is not for the prompt."""
     hints: Sequence[Hint] = ()
     """The keys that matter now, the most useful first."""
+    notice: str = ""
+    """What holds as long as the state does, and is more urgent than it."""
 
 
 class TitleLine(Lines[Title]):
@@ -85,13 +88,18 @@ class StatusLine(Lines[Status]):
         """Say what has happened, in place of the state, for a while."""
         if self._timer is not None:
             self._timer.stop()
-        self._timer = self.set_timer(MESSAGE_SECONDS, self._say_no_more)
+        self._timer = self.set_timer(MESSAGE_SECONDS, self.hush)
         self._message = line((text, "yellow" if is_warning else ""))
         self.update()
 
-    def _say_no_more(self) -> None:
-        self._message = line()
-        self.update()
+    def hush(self) -> None:
+        """Say no more what has happened."""
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer = None
+        if self._message:
+            self._message = line()
+            self.update()
 
     def compose_lines(self, width: int, height: int) -> Sequence[Text]:
         """Write the line: the left part as far as it reaches, then as many keys as fit."""
@@ -103,7 +111,10 @@ class StatusLine(Lines[Status]):
             return shortened(line((f" {self.content.mode} ", "reverse"), " ").append_text(self._message), width)
         if self._message:
             return shortened(self._message, width)
-        return kernel_strip(self.content.kernels, width) if width < NARROW else self._state()
+        if self.content.notice:
+            return shortened(line((self.content.notice, "yellow")), width)
+        room = width - _help_width(self.content.hints) - 2
+        return kernel_strip(self.content.kernels, room) if width < NARROW else shortened(self._state(), room)
 
     def _state(self) -> Text:
         row = next((row for row in self.content.kernels if row.selected), None)
@@ -115,11 +126,16 @@ class StatusLine(Lines[Status]):
 
 def position_text(position: Position) -> str:
     """Say what is out of sight; nothing where all is in sight."""
-    lines = "line" if position.above == 1 else "lines"
+    above = _lines(position.above, " above")
     if not position.below:
-        return f"{position.above} {lines} above" if position.above else ""
+        return above if position.above else ""
     new = f" ({position.new} new)" if position.new else ""
-    return f"{position.above} {lines} above, {position.below}{new} below: ^End follows"
+    below = f"{position.below}{new} below" if position.above else _lines(position.below, f"{new} below")
+    return f"{above}, {below}: ^End follows" if position.above else f"{below}: ^End follows"
+
+
+def _lines(count: int, where: str) -> str:
+    return f"{count} {'line' if count == 1 else 'lines'}{where}"
 
 
 def rule(width: int, text: str = "") -> Text:
@@ -130,14 +146,25 @@ def rule(width: int, text: str = "") -> Text:
 
 
 def _hints(hints: Sequence[Hint], width: int) -> Text:
-    """Write as many hints as fit."""
-    text = line()
+    """Write as many hints as fit, from the first one on; the way to the help is the last to go."""
+    shown = line()
+    room = width - _help_width(hints)
     for key, label in hints:
-        if text.cell_len + len(key) + len(label) + 3 > width:
-            break
-        text.append_text(line((key, "bold"), (f" {label}  ", "")))
-    text.right_crop(1) if text.cell_len else None
-    return text
+        text = line((key, "bold"), (f" {label}  ", ""))
+        if label == HELP_LABEL:
+            fits = text.cell_len <= width
+        else:
+            room -= text.cell_len
+            fits = room >= 0
+        if fits:
+            shown.append_text(text)
+    shown.right_crop(1) if shown.cell_len else None
+    return shown
+
+
+def _help_width(hints: Sequence[Hint]) -> int:
+    """Say how many columns the way to the help takes."""
+    return sum(len(f"{key} {label}  ") for key, label in hints if label == HELP_LABEL)
 
 
 def heading_rule(heading: str, width: int) -> Text:

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
 def kernel_line(row: KernelRow, width: int) -> Text:
     """Write one kernel in a line: `>1 ● scratch   busy 12s +1`; the name gives way, the state never does."""
-    state = row.state_text
-    room = max(1, width - 6 - len(state))
+    number = f"{'>' if row.selected else ' '}{row.number}".ljust(2) + " "
+    beside = len(number) + len("● n ")
+    state = row.state_text if beside + len(row.state_text) <= width else row.timeless_text
+    room = max(1, width - len(number) - 3 - len(state))
     name = shortened(line(row.name), room).plain
     emphasis = "bold" if row.selected else ""
     text = line(
-        (f"{'>' if row.selected else ' '}{row.number:<2}", emphasis),
+        (number, emphasis),
         (GLYPHS[row.status][0], STYLES[row.status]),
         (f" {name:<{min(9, room)}} ", emphasis),
         (state, STYLES[row.status]),
@@ -28,16 +30,21 @@ def kernel_line(row: KernelRow, width: int) -> Text:
 
 
 def kernel_strip(rows: Sequence[KernelRow], width: int) -> Text:
-    """Write all kernels in one line, such as `1●scratch 12s+1  2○train`, or those around the selected one."""
+    """Write all kernels in one line: `1●scratch 12s+1  2○train`.
+
+    Where not all fit, the selected one comes first, then as many others as fit, then how many are left: `8○train  +7`.
+    """
     parts = [_strip_part(row) for row in rows]
-    first = 0
+    whole = line("  ").join(parts)
+    if whole.cell_len <= width:
+        return whole
     selected = next((index for index, row in enumerate(rows) if row.selected), 0)
-    while first < selected and sum(part.cell_len + 2 for part in parts[first : selected + 1]) > width - 1:
-        first += 1
-    text = line("… " if first else "")
-    for part in parts[first:]:
-        text.append_text(part).append("  ")
-    return shortened(text, width)
+    text, left = parts.pop(selected), len(parts)
+    while left and text.cell_len + 2 + parts[0].cell_len + len(f"  +{left - 1}") <= width:
+        text.append("  ").append_text(parts.pop(0))
+        left -= 1
+    rest = f"  +{left}" if left else ""
+    return shortened(text, width - len(rest)).append(rest)
 
 
 def _strip_part(row: KernelRow) -> Text:
