@@ -1,4 +1,4 @@
-"""The I/O thread and its sockets, and the stream between it and an event loop."""
+"""The I/O thread and its sockets: used from any thread and any loop, by floods too, and closed without a trace."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 import psutil
 import pytest
 import zmq
+from tests.kernel.wire import wait_until
 
 from cobnut_kernel.errors import TransportClosedError
 from cobnut_kernel.transport import Endpoint, Inbox, IOThread, SocketSpec
-from tests.kernel.wire import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -105,11 +106,9 @@ async def test_requests_and_replies_go_both_ways(opened: Open, url: str) -> None
             assert await replies.receive() == [b"answer"]
 
 
-async def test_a_flood_loses_nothing_and_starves_neither_sockets_nor_tasks(
-    opened: Open, peer: Peer, tmp_path: Path
-) -> None:
+async def test_a_flood_loses_nothing_and_starves_neither_sockets_nor_tasks(opened: Open, peer: Peer, url: str) -> None:
     """Of 100 000 messages none is lost; questions on another socket, and another task, have their turn in between."""
-    flood_url, question_url = (f"ipc://{os.path.relpath(tmp_path / name)}" for name in "fq")
+    flood_url, question_url = f"{url}-flood", f"{url}-question"
     inbox, order, turns = Inbox[bytes](), [], 0
     count = 100_000
 
@@ -125,7 +124,7 @@ async def test_a_flood_loses_nothing_and_starves_neither_sockets_nor_tasks(
         nonlocal turns
         while len(received) < count:
             turns += 1
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
 
     opened(SocketSpec(zmq.PULL, flood_url, bind=True), on_flood)
     router = opened(SocketSpec(zmq.ROUTER, question_url, bind=True), on_question)
@@ -151,9 +150,7 @@ async def test_a_flood_loses_nothing_and_starves_neither_sockets_nor_tasks(
     assert turns > 100
 
 
-def test_many_threads_send_by_one_socket(
-    opened: Open, peer: Peer, url: str
-) -> None:
+def test_many_threads_send_by_one_socket(opened: Open, peer: Peer, url: str) -> None:
     """Each thread's messages arrive whole and in its order."""
     pull = peer(zmq.PULL)
     pull.bind(url)
@@ -175,9 +172,7 @@ def test_many_threads_send_by_one_socket(
     assert got == {b"%d" % name: [b"%d" % number for number in range(2000)] for name in range(4)}
 
 
-def test_what_is_sent_to_an_absent_peer_waits_for_it(
-    opened: Open, peer: Peer, url: str
-) -> None:
+def test_what_is_sent_to_an_absent_peer_waits_for_it(opened: Open, peer: Peer, url: str) -> None:
     """Sending never waits; who binds later gets all of it."""
     endpoint = opened(SocketSpec(zmq.DEALER, url, options={zmq.RECONNECT_IVL: 2}))
     for number in range(1000):
@@ -187,9 +182,7 @@ def test_what_is_sent_to_an_absent_peer_waits_for_it(
     assert [late.recv() for _ in range(1000)] == [b"%d" % number for number in range(1000)]
 
 
-def test_closing_sends_what_is_queued(
-    opened: Open, peer: Peer, url: str
-) -> None:
+def test_closing_sends_what_is_queued(opened: Open, peer: Peer, url: str) -> None:
     """What was sent before `close` arrives, though the socket is gone at once and the I/O thread was busy."""
     pull = peer(zmq.PULL)
     pull.bind(url)
@@ -203,9 +196,7 @@ def test_closing_sends_what_is_queued(
     assert [pull.recv() for _ in range(10_000)] == [b"%d" % number for number in range(10_000)]
 
 
-def test_a_message_that_cannot_be_sent_holds_up_none(
-    opened: Open, peer: Peer, url: str
-) -> None:
+def test_a_message_that_cannot_be_sent_holds_up_none(opened: Open, peer: Peer, url: str) -> None:
     """A receiver that a ROUTER does not know is an error of that message; the next one is sent."""
     heard = Inbox[list[bytes]]()
     router = opened(SocketSpec(zmq.ROUTER, url, bind=True, options={zmq.ROUTER_MANDATORY: 1}), heard.put)
@@ -252,13 +243,14 @@ def test_opening_and_closing_leaks_nothing(tmp_path: Path) -> None:
     before = process.num_threads(), process.num_fds()
     for number in range(1, 51):
         cycle(number)
-    # zmq's own threads end a moment after their context says that it has.
-    wait_until(lambda: (process.num_threads(), process.num_fds()) == before, "threads and descriptors as before", WAIT)
+
+    def as_before() -> bool:
+        return process.num_threads() <= before[0] and process.num_fds() <= before[1]
+
+    wait_until(as_before, "threads and descriptors as before", WAIT)  # zmq's own threads end a moment later
 
 
-def test_an_address_in_use_is_the_openers_error(
-    opened: Open, peer: Peer
-) -> None:
+def test_an_address_in_use_is_the_openers_error(opened: Open, peer: Peer) -> None:
     """The error names what failed, nothing stays open, and the next socket opens."""
     taken = peer(zmq.ROUTER)
     port = taken.bind_to_random_port("tcp://127.0.0.1")
@@ -267,12 +259,12 @@ def test_an_address_in_use_is_the_openers_error(
     before = process.num_fds()
     with pytest.raises(zmq.ZMQError, match="in use"):
         opened(SocketSpec(zmq.ROUTER, f"tcp://127.0.0.1:{port}", bind=True))
-    wait_until(lambda: process.num_fds() == before, "descriptors as before", WAIT)
+    wait_until(lambda: process.num_fds() <= before, "descriptors as before", WAIT)
     assert "cobnut-io" not in {thread.name for thread in threading.enumerate()}
     opened(SocketSpec(zmq.ROUTER, "tcp://127.0.0.1:*", bind=True))
 
 
-@pytest.mark.parametrize("address", ["nonsense", "tcp://nowhere:0:0", "ipc:///nonexistent/folder/socket"])
+@pytest.mark.parametrize("address", ["nonsense", "tcp://nowhere:0:0", "ipc:///proc/nobody/socket"])
 def test_an_address_that_is_none_is_the_openers_error(opened: Open, address: str) -> None:
     """An address that cannot be bound, beside a socket that works, leaves that one working."""
     inbox = Inbox[list[bytes]]()
@@ -289,9 +281,7 @@ def test_a_wildcard_becomes_a_port(opened: Open) -> None:
     assert int(endpoint.url.rpartition(":")[2]) > 0
 
 
-def test_a_handler_that_raises_stops_nothing(
-    opened: Open, url: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_handler_that_raises_stops_nothing(opened: Open, url: str, caplog: pytest.LogCaptureFixture) -> None:
     """The error is logged; later messages, calls and timers are served."""
     inbox = Inbox[list[bytes]]()
 
@@ -441,114 +431,3 @@ def test_a_process_may_fork_and_may_end_with_sockets_open(tmp_path: Path, code: 
     command = [sys.executable, "-W", "error", "-c", PROCESS + code, os.path.relpath(tmp_path)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=WAIT, check=False)
     assert (run.returncode, run.stdout, run.stderr) == (0, printed, "")
-
-
-# ── the inbox ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-async def test_an_inbox_hands_over_in_order_from_any_thread() -> None:
-    """Items put by another thread, and by the loop itself, are received in the order they were put."""
-    inbox = Inbox[int]()
-    thread = threading.Thread(target=lambda: [inbox.put(number) for number in range(1000)])
-    thread.start()
-    with anyio.fail_after(WAIT):
-        assert [await inbox.receive() for _ in range(1000)] == list(range(1000))
-    thread.join()
-    inbox.put(1)
-    inbox.put(2)
-    assert (len(inbox), inbox.receive_nowait(), inbox.drain(), len(inbox)) == (2, 1, [2], 0)
-
-
-async def test_an_inbox_wakes_its_waiter_every_time() -> None:
-    """Many single items, each put while the loop is about to wait: none is slept through."""
-    there, back = Inbox[int](), SimpleQueue[int]()
-
-    def echo() -> None:
-        for _ in range(2000):
-            there.put(back.get(timeout=WAIT))
-
-    thread = threading.Thread(target=echo)
-    thread.start()
-    with anyio.fail_after(WAIT):
-        for number in range(2000):
-            back.put(number)
-            assert await there.receive() == number
-    thread.join()
-
-
-async def test_an_empty_inbox_says_so() -> None:
-    """Without waiting: WouldBlock while there may come more, EndOfStream after the end."""
-    inbox = Inbox[int]()
-    with pytest.raises(anyio.WouldBlock):
-        inbox.receive_nowait()
-    inbox.close()
-    with pytest.raises(anyio.EndOfStream):
-        inbox.receive_nowait()
-
-
-async def test_a_closed_inbox_can_be_emptied() -> None:
-    """What was put before the end is received, what comes after it is dropped, then the stream ends."""
-    inbox = Inbox[int]()
-    inbox.put(1)
-    inbox.put(2)
-    inbox.close()
-    inbox.put(3)
-    assert [item async for item in inbox] == [1, 2]
-
-
-async def test_closing_wakes_the_waiter() -> None:
-    """A loop that waits learns of the end, from whichever thread it comes."""
-    inbox = Inbox[int]()
-    thread = threading.Timer(0.01, inbox.close)
-    thread.start()
-    with anyio.fail_after(WAIT), pytest.raises(anyio.EndOfStream):
-        await inbox.receive()
-    thread.join()
-
-
-async def test_aclose_drops_what_is_left() -> None:
-    """As with anyio's streams, who closes does not want more."""
-    inbox = Inbox[int]()
-    inbox.put(1)
-    await inbox.aclose()
-    with pytest.raises(anyio.EndOfStream):
-        await inbox.receive()
-
-
-async def test_a_cancelled_receive_loses_no_item() -> None:
-    """Cancelled while it waits, or as the item comes: the next receive gets it."""
-    inbox = Inbox[int]()
-    with anyio.move_on_after(0):
-        await inbox.receive()
-    with anyio.move_on_after(0.001):
-        await inbox.receive()
-    received: list[int] = []
-    with anyio.fail_after(WAIT):
-        for number in range(300):
-            with anyio.CancelScope() as scope:
-                thread = threading.Thread(target=inbox.put, args=(number,))
-                thread.start()
-                scope.cancel()
-                received.append(await inbox.receive())
-            thread.join()
-            received += inbox.drain()
-    assert received == list(range(300))
-
-
-def test_an_inbox_may_outlive_its_loop(anyio_backend_name: str) -> None:
-    """What is put after the loop has ended neither fails nor is lost: another loop receives it."""
-    inbox = Inbox[int]()
-
-    async def wait_a_little() -> None:
-        with anyio.move_on_after(0.01):
-            await inbox.receive()
-
-    anyio.run(wait_a_little, backend=anyio_backend_name)
-    inbox.put(1)
-    assert anyio.run(inbox.receive, backend=anyio_backend_name) == 1
-
-
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend_name(request: pytest.FixtureRequest) -> str:
-    """Name the loop for tests that run it themselves."""
-    return request.param

@@ -28,7 +28,7 @@ from cobnut_kernel.protocol.messages import Channel, Message, MessageType
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-TIMEOUT = float(__import__("os").environ.get("WT", 25.0))
+TIMEOUT = 25.0
 """Seconds that a wait may take on a machine that is busy with other things; a good one ends at once."""
 
 KEY = b"a key that signs the messages of these tests"
@@ -179,7 +179,9 @@ class Exchange:
         """The types of the iopub messages, in their order; for a status the state, neighbours of one stream as one."""
         kinds = [(m.msg_type, m.content.get("execution_state") or m.content.get("name")) for m in self.iopub]
         streams = MessageType.STREAM
-        kept = [kind for before, kind in zip([None, *kinds], kinds, strict=False) if kind != before or kind[0] != streams]
+        kept = [
+            kind for before, kind in zip([None, *kinds], kinds, strict=False) if kind != before or kind[0] != streams
+        ]
         return [state if msg_type == MessageType.STATUS else msg_type for msg_type, state in kept]
 
     def of_type(self, msg_type: MessageType) -> list[dict[str, Any]]:
@@ -226,6 +228,7 @@ class WireClient:
         self.strays: dict[str, list[Message]] = defaultdict(list)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._poller = zmq.Poller()
+        self._others: list[zmq.Socket[bytes]] = []
         self.sockets = {channel: self._open(channel, identity) for channel in Channel}
 
     def _open(self, channel: Channel, identity: bytes) -> zmq.Socket[bytes]:
@@ -242,8 +245,8 @@ class WireClient:
         return opened
 
     def close(self) -> None:
-        """Close the sockets."""
-        for opened in self.sockets.values():
+        """Close the sockets, those of `another_socket` too."""
+        for opened in (*self.sockets.values(), *self._others):
             opened.close(0)
         self._context.term()
 
@@ -332,7 +335,15 @@ class WireClient:
         lines = "\n".join(seen) or "  (nothing)"
         return f"{why}, still waiting for {what}.\nSeen last:\n{lines}\n{self.kernel.describe()}"
 
-    # ── what is no message ──────────────────────────────────────────────────────────────────────────────────────────
+    # ── beside the protocol ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def another_socket(self, kind: zmq.SocketType, channel: Channel) -> zmq.Socket[bytes]:
+        """Connect one more socket to a channel, for what no client of ours would do."""
+        opened = self._context.socket(kind)
+        opened.setsockopt(zmq.RCVTIMEO, int(TIMEOUT * 1000))
+        opened.connect(self.kernel.info.url(channel))
+        self._others.append(opened)
+        return opened
 
     def beat(self, timeout: float = TIMEOUT) -> None:
         """Send a heartbeat and wait for its echo."""
@@ -341,5 +352,3 @@ class WireClient:
         if not heart.poll(int(timeout * 1000)):
             raise WireError(self._complaint("the heartbeat's echo", f"{timeout:g} s have passed"))
         assert heart.recv_multipart() == [b"", b"beat"]
-
-

@@ -25,8 +25,8 @@ from cobnut_kernel.runtime.dispatch import Dispatcher, Handler, Lane, LaneName, 
 from cobnut_kernel.runtime.imports import add_user_folder
 from cobnut_kernel.runtime.interrupts import Interrupted, Interrupts
 from cobnut_kernel.runtime.job import CurrentJob, Job
-from cobnut_kernel.runtime.lifetime import Signals, end_forked_child, watch_owner
-from cobnut_kernel.runtime.loop import KernelLoop
+from cobnut_kernel.runtime.lifetime import Signals, watch_owner
+from cobnut_kernel.runtime.loop import KernelLoop, end_forked_child
 from cobnut_kernel.runtime.sockets import KernelSockets, Outbox, Outgoing
 from cobnut_kernel.runtime.streams import CapturedStreams
 from cobnut_kernel.transport import Bell, IOThread

@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cobnut_kernel.runtime.interrupts import POKE
 
@@ -119,12 +119,6 @@ class Signals:
 
 
 os.register_at_fork(before=Signals.hold, after_in_parent=Signals.let_go, after_in_child=Signals.leave)
-
-
-def end_forked_child(error: BaseException | None) -> NoReturn:
-    """End a child that a cell has forked and that comes back from the cell: it is no second kernel."""
-    code = error.code if isinstance(error, SystemExit) else error is not None
-    os._exit(code if isinstance(code, int) else 1 if code else 0)
 
 
 def watch_owner(thread: IOThread, pid: int, stop: Callable[[], None]) -> None:

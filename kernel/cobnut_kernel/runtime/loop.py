@@ -5,13 +5,24 @@ from __future__ import annotations
 import asyncio
 import os
 import selectors
-from typing import TYPE_CHECKING, Any, TypeVar
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 if TYPE_CHECKING:
     from asyncio import Future
     from collections.abc import Awaitable
 
 T = TypeVar("T")
+
+
+def end_forked_child(error: BaseException | None = None) -> NoReturn:
+    """End a child that a cell has forked and that comes back from the user's code: it is no second kernel."""
+    code = error.code if isinstance(error, SystemExit) else error is not None
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    os._exit(code if isinstance(code, int) else 1 if code else 0)
 
 
 class _Selector(selectors.DefaultSelector):
@@ -27,7 +38,7 @@ class _Selector(selectors.DefaultSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait for something to do."""
         if os.getpid() != self._pid:
-            os._exit(0)
+            end_forked_child()
         return super().select(timeout)
 
 

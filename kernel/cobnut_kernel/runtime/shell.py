@@ -106,6 +106,8 @@ class Shell(InteractiveShell):
         self.displayhook.count = self.current_count
         self.display_pub.send = self.publish
         builtins.input = self._refuse_input
+        with without_user_folder():
+            import_module("bdb")  # IPython would import it with the first cell
         self.exit_requested = False
 
     def publish(self, msg_type: MessageType, content: dict[str, Any]) -> None:

@@ -169,7 +169,11 @@ class Heartbeat:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.bind(url)
+        try:
+            self._socket.bind(url)
+        except BaseException:
+            self._context.destroy(0)
+            raise
         self.url = self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
         self._thread = threading.Thread(target=self._echo, name="cobnut-heartbeat", daemon=True)
         self._thread.start()

@@ -11,8 +11,6 @@ from cobnut_kernel.protocol.codec import DELIMITER, Codec
 from cobnut_kernel.protocol.messages import Channel, MessageType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tests.kernel.wire import KernelProcess, WireClient
 
 BOTH = pytest.mark.parametrize("channel", [Channel.SHELL, Channel.CONTROL])
@@ -59,8 +57,9 @@ def test_a_cell_is_run_between_busy_and_idle(client: WireClient, channel: Channe
 def test_cells_of_control_and_shell_do_not_run_at_once(client: WireClient) -> None:
     """A cell sent on control waits for the cell of the shell channel: both run in the main thread."""
     first = client.send_code("import time, threading; time.sleep(0.3); order = ['first']")
-    second = client.send_code("order.append(threading.current_thread() is threading.main_thread()); order",
-                              channel=Channel.CONTROL)
+    second = client.send_code(
+        "order.append(threading.current_thread() is threading.main_thread()); order", channel=Channel.CONTROL
+    )
     client.finish(first)
     assert client.finish(second).result == "['first', True]"
 
@@ -111,8 +110,15 @@ def test_input_replies_that_nobody_asked_for_are_ignored(client: WireClient) -> 
 @BOTH
 def test_answers_name_their_parent_byte_for_byte(client: WireClient, channel: Channel) -> None:
     """Reply and iopub carry the request's header as it was written: spacing, order and fields nobody knows."""
-    fields = {"x-trace": [1, {"é": None}], "msg_id": "one-of-mine", "msg_type": "execute_request", "session": "s",
-              "username": "ü", "date": "2024-01-01T00:00:00.000001+02:00", "version": "5.4"}
+    fields = {
+        "x-trace": [1, {"é": None}],
+        "msg_id": "one-of-mine",
+        "msg_type": "execute_request",
+        "session": "s",
+        "username": "ü",
+        "date": "2024-01-01T00:00:00.000001+02:00",
+        "version": "5.4",
+    }
     header = json.dumps(fields, indent=1, ensure_ascii=False).encode()
     content = json.dumps({"code": "print(1); 2", "silent": False}).encode()
     frames = client.codec.sign((header, b"{}", b"{}", content))
@@ -258,8 +264,22 @@ def test_frames_that_are_no_message_of_ours_are_ignored(client: WireClient, chan
     not_json = client.codec.sign((b"{", b"}", b"[]", b"\xff"))
     no_object = client.codec.sign((b"[]", b"1", b'"a"', b"null"))
     no_type = client.codec.sign((b'{"msg_id": "1"}', b"{}", b"{}", b"{}"))
-    broken = [[b""], [b"garbage"], [DELIMITER], [DELIMITER] * 9, good[:-1], good[:3], good[1:], unsigned, forged,
-              changed, not_json, no_object, no_type, [b"\0" * 1000] * 50]
+    broken = [
+        [b""],
+        [b"garbage"],
+        [DELIMITER],
+        [DELIMITER] * 9,
+        good[:-1],
+        good[:3],
+        good[1:],
+        unsigned,
+        forged,
+        changed,
+        not_json,
+        no_object,
+        no_type,
+        [b"\0" * 1000] * 50,
+    ]
     for frames in broken:
         client.sockets[channel].send_multipart(frames)
     exchange = client.ask(MessageType.KERNEL_INFO_REQUEST, channel=channel if channel != "stdin" else Channel.SHELL)

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 def test_display_publishes_mime_bundles(client: WireClient) -> None:
     """Each object shown is one message, in order, with its forms and its metadata."""
-    code = "from IPython.display import HTML, Image\ndisplay(HTML('<i>x</i>'), 7)\nImage(b'\\x89PNG\\r\\n\\x1a\\n', width=3)"
+    code = (
+        "from IPython.display import HTML, Image\n"
+        "display(HTML('<i>x</i>'), 7)\nImage(b'\\x89PNG\\r\\n\\x1a\\n', width=3)"
+    )
     exchange = client.execute(code)
     first, second = exchange.of_type(MessageType.DISPLAY_DATA)
     assert first["data"]["text/html"] == "<i>x</i>"
@@ -51,7 +54,10 @@ def test_raw_bundles_pass_unchanged(client: WireClient) -> None:
 
 def test_what_is_changed_after_it_was_shown_is_shown_as_it_was(client: WireClient) -> None:
     """A mutable bundle is written at once: the cell may go on with it."""
-    code = "data = {'application/json': []}\nfor i in range(3):\n    display(data, raw=True)\n    data['application/json'].append(i)"
+    code = (
+        "data = {'application/json': []}\n"
+        "for i in range(3):\n    display(data, raw=True)\n    data['application/json'].append(i)"
+    )
     shown = [content["data"]["application/json"] for content in client.execute(code).of_type(MessageType.DISPLAY_DATA)]
     assert shown == [[], [0], [0, 1]]
 

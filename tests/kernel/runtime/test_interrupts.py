@@ -78,13 +78,9 @@ BLOCKING = {
         "import time\nhooks = get_ipython().events\ndef nap(*_):\n    hooks.unregister('post_run_cell', nap)\n"
         "    time.sleep(60)\nhooks.register('post_run_cell', nap)"
     ),
-    "except Exception": (
-        "import time\nwhile True:\n    try: time.sleep(60)\n    except Exception: print('swallowed')"
-    ),
+    "except Exception": ("import time\nwhile True:\n    try: time.sleep(60)\n    except Exception: print('swallowed')"),
     "asyncio timeout": "import asyncio\nasync with asyncio.timeout(60): await asyncio.sleep(60)",
-    "task group": (
-        "import asyncio\nasync with asyncio.TaskGroup() as g:\n    g.create_task(asyncio.sleep(60))"
-    ),
+    "task group": ("import asyncio\nasync with asyncio.TaskGroup() as g:\n    g.create_task(asyncio.sleep(60))"),
     "anyio": "import anyio\nasync with anyio.create_task_group() as g:\n    g.start_soon(anyio.sleep, 60)",
     "async generator": (
         "import asyncio\nasync def ticks():\n    while True:\n        yield 1\n        await asyncio.sleep(0.001)\n"
@@ -118,9 +114,7 @@ def begin(client: WireClient, code: str, **options: object) -> Exchange:
 
 @BOTH
 @pytest.mark.parametrize("name", BLOCKING)
-def test_whatever_a_cell_does_is_stopped(
-    client: WireClient, slow_folder: str, name: str, interrupt: Interrupt
-) -> None:
+def test_whatever_a_cell_does_is_stopped(client: WireClient, slow_folder: str, name: str, interrupt: Interrupt) -> None:
     """The cell ends with KeyboardInterrupt, shown once and named in the reply, and the kernel goes on (R21, R22)."""
     client.execute(f"FOLDER = {slow_folder!r}")
     options = {"user_expressions": {"x": "__import__('time').sleep(60)"}} if name == "user expression" else {}
@@ -136,8 +130,8 @@ def test_whatever_a_cell_does_is_stopped(
 def test_a_task_that_blocks_between_cells_is_stopped(client: WireClient, interrupt: Interrupt) -> None:
     """No cell runs, but a task of an earlier one holds the main thread: the interrupt ends it and cells run again."""
     first = client.execute(
-        "import asyncio, time\nasync def block():\n    await asyncio.sleep(0)\n    print('holding')\n    time.sleep(60)\n"
-        "t = asyncio.create_task(block())"
+        "import asyncio, time\nasync def block():\n    await asyncio.sleep(0)\n    print('holding')\n"
+        "    time.sleep(60)\nt = asyncio.create_task(block())"
     )
     client.wait_for_text(first, "holding")
     interrupt(client)
@@ -166,7 +160,8 @@ def test_a_handler_of_the_users_own_gets_the_signal(client: WireClient) -> None:
     """Code that handles SIGINT itself, to stop when it suits, is not interrupted beside it."""
     cell = begin(
         client,
-        "import signal, time\nours = signal.signal(signal.SIGINT, lambda *_: stop.append(1)); stop = []; print('ready')\n"
+        "import signal, time\nstop = []\n"
+        "ours = signal.signal(signal.SIGINT, lambda *_: stop.append(1)); print('ready')\n"
         "try:\n    while not stop: time.sleep(0.01)\n    time.sleep(0.05); print('stopped well')\n"
         "finally: signal.signal(signal.SIGINT, ours)",
     )
@@ -222,7 +217,9 @@ def test_code_may_catch_the_interrupt_and_go_on(client: WireClient, interrupt: I
 def test_a_cell_that_caught_its_interrupt_ends_well(client: WireClient, interrupt: Interrupt) -> None:
     """What catches it, awaiting or blocking, goes on to its result, and cancels nothing later."""
     for code in ("time.sleep(60)", "await asyncio.sleep(60)"):
-        cell = begin(client, f"import asyncio, time\ntry: {code}\nexcept KeyboardInterrupt: pass\nawait asyncio.sleep(0)\n7")
+        cell = begin(
+            client, f"import asyncio, time\ntry: {code}\nexcept KeyboardInterrupt: pass\nawait asyncio.sleep(0)\n7"
+        )
         interrupt(client)
         assert client.finish(cell).result == "7"
     assert client.execute("await asyncio.sleep(0.01); asyncio.current_task().cancelling()").result == "0"
@@ -277,15 +274,15 @@ def test_children_of_the_cell_are_interrupted_too(client: WireClient, interrupt:
     assert client.execute("child.wait(10) is not None").result == "True"
 
 
-@pytest.mark.parametrize("interrupt", [by_signal, lambda c: c.request(MessageType.INTERRUPT_REQUEST, {}, Channel.CONTROL)])
+@pytest.mark.parametrize(
+    "interrupt", [by_signal, lambda c: c.request(MessageType.INTERRUPT_REQUEST, {}, Channel.CONTROL)]
+)
 @pytest.mark.parametrize(
     "code",
     ["import time; time.sleep(0.004); {n}", "import asyncio; await asyncio.sleep(0.004); {n}", "{n}", "1 / 0",
      "print('x' * 99)"],
 )  # fmt: skip
-def test_interrupts_at_the_end_of_cells_hurt_no_other_cell(
-    client: WireClient, code: str, interrupt: Interrupt
-) -> None:
+def test_interrupts_at_the_end_of_cells_hurt_no_other_cell(client: WireClient, code: str, interrupt: Interrupt) -> None:
     """30 cells, each interrupted at about its end: each is answered once, and the next one, never aimed at, is unhurt.
 
     R23: whether an interrupt still finds its cell is chance, so a cell may end either way.
@@ -304,7 +301,9 @@ def test_interrupts_at_the_end_of_cells_hurt_no_other_cell(
         assert client.execute("'unhurt'").result == "'unhurt'"
 
 
-def test_a_kernel_in_another_process_group_is_interrupted_by_message(start_kernel: Callable[..., KernelProcess]) -> None:
+def test_a_kernel_in_another_process_group_is_interrupted_by_message(
+    start_kernel: Callable[..., KernelProcess],
+) -> None:
     """Where the kernel leads no group, the message still stops the cell, and nobody else gets a signal."""
     run = "import subprocess, sys; subprocess.call([sys.executable, '-P', '-m', 'cobnut_kernel', '-f', sys.argv[1]])"
     client = start_kernel([sys.executable, "-c", run]).connect()

@@ -9,9 +9,9 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.kernel.wire import wait_until
 
 from cobnut_kernel.protocol.messages import Channel, MessageType
-from tests.kernel.wire import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +50,7 @@ def assert_gone(kernel: KernelProcess) -> None:
 
 @pytest.mark.parametrize("doing", DOING)
 def test_a_kernel_ends_by_request(start_kernel: Start, doing: str) -> None:
-    """The asking client gets its reply and everybody hears of it; then the process and its files are gone (R50, R51)."""
+    """The asking client gets its reply and all hear of it; then the process and its files are gone (R50, R51)."""
     kernel = start_kernel()
     client, other = kernel.connect(), kernel.connect()
     begin(client, DOING[doing])
@@ -188,10 +188,12 @@ def test_an_interrupt_while_the_kernel_ends_is_no_noise(start_kernel: Start) -> 
 
 
 def test_signals_survive_asyncios_handlers(start_kernel: Start) -> None:
-    """User code that hands signals to its event loop takes Python's wake-up descriptor from us: SIGTERM ends us still."""
+    """User code that hands signals to its event loop takes Python's wake-up descriptor: SIGTERM ends us still."""
     kernel = start_kernel()
     client = kernel.connect()
-    client.execute("import asyncio, signal; asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, print, 'usr1')")
+    client.execute(
+        "import asyncio, signal; asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, print, 'usr1')"
+    )
     kernel.process.send_signal(signal.SIGUSR1)
     client.wait(lambda: "usr1" in "".join(e.text() for e in client.exchanges.values()), "the user's own handler")
     kernel.process.terminate()
@@ -199,8 +201,9 @@ def test_signals_survive_asyncios_handlers(start_kernel: Start) -> None:
 
 
 def test_a_kernel_started_as_a_plain_child_ends_alone(start_kernel: Start) -> None:
-    """A wrapper that starts the kernel, and leads its group, hears nothing of the kernel's end (jupyter_console #221)."""
-    run = "import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-P', '-m', 'cobnut_kernel', '-f', sys.argv[1]]))"
+    """A wrapper that starts the kernel and leads its group hears nothing of the kernel's end (jupyter_console #221)."""
+    kernel_command = "[sys.executable, '-P', '-m', 'cobnut_kernel', '-f', sys.argv[1]]"
+    run = f"import subprocess, sys; sys.exit(subprocess.call({kernel_command}))"
     kernel = start_kernel([sys.executable, "-c", run])
     client = kernel.connect()
     pid = int(client.execute("import os; os.getpid()").result)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import zmq
 
-from cobnut_kernel.protocol.codec import DELIMITER
+from cobnut_kernel.protocol.codec import DELIMITER, Codec
 from cobnut_kernel.protocol.messages import Channel, MessageType
 
 if TYPE_CHECKING:
@@ -61,12 +61,12 @@ def test_tcp_is_not_open_to_other_machines(start_kernel: Start) -> None:
         other.connect(("127.0.0.2", kernel.info.shell_port))
 
 
-def test_a_port_in_use_is_said_and_nothing_is_left(start_kernel: Start) -> None:
+@pytest.mark.parametrize("channel", Channel)
+def test_a_port_in_use_is_said_and_nothing_is_left(start_kernel: Start, channel: Channel) -> None:
     """A kernel that cannot listen ends with a sentence, without a traceback, and closes what it had opened."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        info = {"ip": "127.0.0.1", "transport": "tcp", "key": "k", "hb_port": 0, "iopub_port": 0, "stdin_port": 0,
-                "control_port": 0, "shell_port": taken.getsockname()[1]}  # fmt: skip
-        kernel = start_kernel(info=info)
+        ports = {f"{name}_port": taken.getsockname()[1] if name is channel else 0 for name in Channel}
+        kernel = start_kernel(info={"ip": "127.0.0.1", "transport": "tcp", "key": "k", **ports})
         assert kernel.wait() == 1
     assert "in use" in kernel.stderr
     assert "Traceback" not in kernel.stderr
@@ -74,7 +74,9 @@ def test_a_port_in_use_is_said_and_nothing_is_left(start_kernel: Start) -> None:
 
 def test_the_heartbeat_answers_while_the_gil_is_held(client: WireClient) -> None:
     """A beat comes back while C code lets no Python run: the echo is C, too (R7)."""
-    cell = client.send_code("import time, ctypes; print('holding'); time.sleep(0.1); ctypes.PyDLL(None).usleep(700_000)")
+    cell = client.send_code(
+        "import time, ctypes; print('holding'); time.sleep(0.1); ctypes.PyDLL(None).usleep(700_000)"
+    )
     client.wait_for_text(cell, "holding")
     for _ in range(20):
         client.beat()
@@ -85,12 +87,9 @@ def test_the_heartbeat_answers_while_the_gil_is_held(client: WireClient) -> None
 
 
 def subscribe(client: WireClient, topic: bytes) -> zmq.Socket[bytes]:
-    """Open another subscription; its socket is closed with the client."""
-    subscriber = client._context.socket(zmq.SUB)
-    subscriber.linger = 0
-    subscriber.setsockopt(zmq.RCVTIMEO, 20_000)
+    """Open another subscription beside the client's own."""
+    subscriber = client.another_socket(zmq.SUB, Channel.IOPUB)
     subscriber.setsockopt(zmq.SUBSCRIBE, topic)
-    subscriber.connect(client.kernel.info.url(Channel.IOPUB))
     return subscriber
 
 
@@ -98,10 +97,8 @@ def test_every_subscriber_is_welcomed_first(client: WireClient) -> None:
     """The first message of each new subscription is the welcome, with no parent and its own topic (R5)."""
     client.execute("print('before')")
     for topic in (b"", b"", b"kernel.", "é".encode()):
-        subscriber = subscribe(client, topic)
-        frames = subscriber.recv_multipart()
-        subscriber.close()
-        message = client.codec.decode(frames)
+        frames = subscribe(client, topic).recv_multipart()
+        message = Codec(client.kernel.info.key).decode(frames)
         assert message.msg_type == "iopub_welcome"
         assert message.content == {"subscription": topic.decode()}
         assert frames[0].startswith(topic)
@@ -110,25 +107,19 @@ def test_every_subscriber_is_welcomed_first(client: WireClient) -> None:
 
 def test_a_subscription_that_is_no_text_is_not_welcomed(client: WireClient) -> None:
     """It hurts nobody: the next subscriber is welcomed, and cells run (JEP 65)."""
-    odd = subscribe(client, b"\xff\xfe")
-    fine = subscribe(client, b"")
-    assert client.codec.decode(fine.recv_multipart()).content == {"subscription": ""}
+    subscribe(client, b"\xff\xfe")
+    frames = subscribe(client, b"").recv_multipart()
+    assert Codec(client.kernel.info.key).decode(frames).content == {"subscription": ""}
     assert client.execute("1").result == "1"
-    odd.close()
-    fine.close()
 
 
 def test_whatever_a_subscriber_sends_is_ignored(client: WireClient) -> None:
     """Unsubscribing, and frames that are no subscription, change nothing for anybody."""
-    talker = client._context.socket(zmq.XSUB)
-    talker.linger = 0
-    talker.setsockopt(zmq.RCVTIMEO, 20_000)
-    talker.connect(client.kernel.info.url(Channel.IOPUB))
+    talker = client.another_socket(zmq.XSUB, Channel.IOPUB)
     for frame in (b"\x00", b"\x01", b"", b"\x02what", b"garbage", b"\x00\x00"):
         talker.send(frame)
     talker.recv_multipart()
     assert client.execute("1").result == "1"
-    talker.close()
 
 
 def test_topics_name_what_is_published(client: WireClient) -> None:
@@ -140,14 +131,12 @@ def test_topics_name_what_is_published(client: WireClient) -> None:
     while "stream" not in topics:
         topic, *frames = everything.recv_multipart()
         topics[json.loads(frames[2])["msg_type"]] = topic.decode()
-    everything.close()
     prefix = topics["stream"].removesuffix(".stream")
     assert topics == {name: f"{prefix}.{name}" for name in ("status", "execute_input", "stream")}
     chosen = subscribe(client, topics["stream"].encode())
     chosen.recv_multipart()  # the welcome
     client.execute("print('chosen')")
     assert json.loads(chosen.recv_multipart()[3])["msg_type"] == "stream"
-    chosen.close()
 
 
 def test_a_client_that_goes_away_without_a_word_disturbs_nobody(kernel: KernelProcess, client: WireClient) -> None:
