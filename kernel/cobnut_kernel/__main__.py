@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def _run(connection_file: Path) -> None:
     from cobnut_kernel.runtime.lifetime import Watchdog
 
     _close_stdin()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for cells: while the process starts and ends it means nothing
     kernel = Kernel(connection_file=str(connection_file.absolute()))
     Watchdog(kernel).start()
     try:

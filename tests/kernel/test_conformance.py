@@ -74,7 +74,7 @@ def test_the_stock_blocking_client_runs_cells_by_the_name_of_our_kernelspec() ->
         )
         outputs = dict(seen)
         assert reply["content"]["status"] == "ok"
-        assert outputs["stream"] == {"name": "stdout", "text": "hazel\n"}
+        assert "".join(content["text"] for kind, content in seen if kind == "stream") == "hazel\n"
         assert outputs["execute_result"]["data"] == {"text/plain": "42"}
     finally:
         client.stop_channels()

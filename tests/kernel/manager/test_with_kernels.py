@@ -59,6 +59,7 @@ async def test_a_kernels_whole_life(manager: AsyncKernelManager, tmp_path: Path)
         assert await text_of(client, "print(x)") == "42\n"
 
         await manager.restart_kernel()
+        await client.wait_for_ready()  # to hear all of a new kernel is to be connected to it
         assert await text_of(client, "print('x' in globals())") == "False\n"
 
         assert isinstance(manager.provisioner, LocalProvisioner)
@@ -71,6 +72,7 @@ async def test_a_kernels_whole_life(manager: AsyncKernelManager, tmp_path: Path)
         assert str(manager.death) == "killed by SIGKILL"
 
         await manager.restart_kernel(now=True)
+        await client.wait_for_ready()
         assert await text_of(client, "print(1)") == "1\n"
     assert manager.output_tail() == ""
     await manager.shutdown_kernel()
@@ -101,6 +103,7 @@ async def test_a_kernel_on_ports_works_as_well(manager: AsyncKernelManager) -> N
         assert await text_of(client, "print(1)") == "1\n"
         await manager.restart_kernel(now=True)
         assert manager.connection_info == connection
+        await client.wait_for_ready()
         assert await text_of(client, "print(2)") == "2\n"
     await manager.shutdown_kernel()
 
