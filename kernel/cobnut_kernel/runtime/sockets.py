@@ -91,7 +91,8 @@ class Outbox:
             self._wait_for(CROWD // 2)
 
     def _wait_for(self, left: int) -> None:
-        """Wait until the I/O thread has taken all but so many items."""
+        """Wait until the I/O thread has taken all but so many items; it need not keep its pace for that."""
+        self._thread.call_soon(self._drain)
         while len(self._items) > left and not self._thread.is_current():
             if self._closed:
                 self._items.clear()
