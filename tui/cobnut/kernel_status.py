@@ -86,7 +86,7 @@ class KernelRow:
         return f"+{self.queued}" if self.queued else ""
 
 
-def duration(seconds: float) -> str:
+def short_duration(seconds: float) -> str:
     """Write how long something has run, in at most five columns: `12s`, `3m05`, `2h07`, `4d`."""
     whole = int(seconds)
     if whole < 60:

@@ -6,7 +6,7 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cobnut.kernel_status import KernelRow, Status, duration
+from cobnut.kernel_status import KernelRow, Status, short_duration
 from cobnut.model.document import Document, Level
 from cobnut.model.history import InputHistory
 from cobnut.places import short_path
@@ -127,7 +127,7 @@ class Session:
         if self.status is Status.DEAD and report is not None:
             return report.signal or ("" if report.exit_code is None else f"({report.exit_code})")
         times = [cell.elapsed(now) or 0.0 for cell in self.document.running]
-        return duration(max(times)) if times else ""
+        return short_duration(max(times)) if times else ""
 
     def greet(self, info: Message) -> None:
         """Note what a kernel says of itself in its kernel_info_reply."""

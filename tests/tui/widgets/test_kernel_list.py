@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from cobnut.kernel_status import GLYPHS, KernelRow, Status, duration
+from cobnut.kernel_status import GLYPHS, KernelRow, Status, short_duration
 from cobnut.widgets.kernel_list import counts, kernel_line, kernel_strip
 from cobnut.widgets.lines import ASCII_TWINS
 
@@ -74,4 +74,4 @@ def test_counts() -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     """At most five columns, whatever the time."""
-    assert duration(seconds) == text
+    assert short_duration(seconds) == text
