@@ -12,16 +12,18 @@ import os
 import re
 import stat
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from cobnut_kernel.errors import ConnectionFileError
 from cobnut_kernel.protocol.connection import ConnectionInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator
+
+    from cobnut_kernel.protocol.registration import RegistrationInfo
 
 SOCKET_PATH_LIMIT = 103 if sys.platform == "darwin" else 107
 """How many bytes the path of a unix socket may have (`sun_path`, less its final zero)."""
@@ -35,8 +37,8 @@ _ROOM = len("/4194304-18446744073709551615/12345-5")
 # ── connection files ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def write_connection_file(path: str | os.PathLike[str], info: ConnectionInfo) -> Path:
-    """Write a connection file that only its owner can read (0600), whole before anyone can see it.
+def write_connection_file(path: str | os.PathLike[str], info: ConnectionInfo | RegistrationInfo) -> Path:
+    """Write a connection or registration file that only its owner can read (0600), whole before anyone can see it.
 
     Raises:
         ConnectionFileError: its folder belongs to somebody else or is open to others.
@@ -54,6 +56,32 @@ def load_connection_file(path: str | os.PathLike[str]) -> ConnectionInfo:
     Raises:
         ConnectionFileError: it is missing, unreadable or incomplete; the text says which and where.
     """
+    fields = _load(path)
+    if _is_registration(fields):
+        raise ConnectionFileError(
+            f"The file {path} is a registration file: its kernel has not said yet where it listens. Try again soon."
+        )
+    with _naming(path):
+        return ConnectionInfo.from_dict(fields)
+
+
+def load_kernel_file(path: str | os.PathLike[str]) -> ConnectionInfo | RegistrationInfo:
+    """Read the file that a launcher gives to a kernel: a connection file, or a registration file (JEP 66).
+
+    Raises:
+        ConnectionFileError: it is missing, unreadable or incomplete; the text says which and where.
+    """
+    fields = _load(path)
+    with _naming(path):
+        if not _is_registration(fields):
+            return ConnectionInfo.from_dict(fields)
+        # Imported here: most launchers choose the ports themselves.
+        from cobnut_kernel.protocol.registration import RegistrationInfo
+
+        return RegistrationInfo.from_dict(fields)
+
+
+def _load(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         fields = json.loads(Path(path).read_bytes())
     except OSError as error:
@@ -62,8 +90,18 @@ def load_connection_file(path: str | os.PathLike[str]) -> ConnectionInfo:
         raise ConnectionFileError(f"The connection file {path} is no JSON: {error}.") from error
     if not isinstance(fields, dict):
         raise ConnectionFileError(f"The connection file {path} holds a {type(fields).__name__}, not an object.")
+    return cast("dict[str, Any]", fields)
+
+
+def _is_registration(fields: dict[str, Any]) -> bool:
+    return "registration_port" in fields
+
+
+@contextmanager
+def _naming(path: str | os.PathLike[str]) -> Generator[None]:
+    """Name the file in what is wrong with its content."""
     try:
-        return ConnectionInfo.from_dict(fields)  # pyright: ignore[reportUnknownArgumentType] - JSON has text keys only
+        yield
     except ConnectionFileError as error:
         raise ConnectionFileError(f"The connection file {path} is of no use: {error}") from error
 

@@ -1,4 +1,4 @@
-"""Which kernels there are: kernelspecs in Jupyter's folders, environments with a kernel in them, and our own."""
+"""Which kernels there are: kernelspecs in Jupyter's folders, and our own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import re
 import sys
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,7 +16,7 @@ from traitlets.config import LoggingConfigurable
 from cobnut_kernel.errors import NoSuchKernel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
 OWN_NAME = "cobnut"
 """The name of our own kernel; it is there without a folder too."""
@@ -93,15 +92,31 @@ class KernelSpec(HasTraits):
         return json.dumps(self.to_dict())
 
 
-def own_spec() -> KernelSpec:
-    """Make the spec of our own kernel, run by the interpreter that we run on."""
+def own_spec(
+    name: str = OWN_NAME,
+    *,
+    display_name: str = "Python 3 (cobnut)",
+    settings: Mapping[str, str] | None = None,
+    env: Mapping[str, str] | None = None,
+) -> KernelSpec:
+    """Make the spec of our own kernel, run by the interpreter that we run on.
+
+    Args:
+        name: of the kernelspec.
+        display_name: what front ends show.
+        settings: the kernel's settings by dotted name.
+        env: its environment variables, over those of who starts it; `${NAME}` in a value is one of those.
+    """
+    options = [part for setting in (settings or {}).items() for part in ("--set", "=".join(setting))]
     return KernelSpec(
-        argv=[sys.executable, "-P", "-m", "cobnut_kernel", "-f", "{connection_file}"],
-        name=OWN_NAME,
-        display_name="Python 3 (cobnut)",
+        argv=[sys.executable, "-P", "-m", "cobnut_kernel", "-f", "{connection_file}", *options],
+        env=dict(env or {}),
+        name=name,
+        display_name=display_name,
         language="python",
         interrupt_mode="message",
         kernel_protocol_version="5.5",
+        metadata={"debugger": True, "supported_encryption": ["curve"], "cobnut": {"registration": True}},
     )
 
 
@@ -136,6 +151,22 @@ def provisioner_stanza(spec: KernelSpec) -> tuple[str, dict[str, Any]]:
         if isinstance(name, str) and isinstance(config, dict | None):
             return name, cast("dict[str, Any]", config or {})
     raise ValueError("its 'kernel_provisioner' must be an object with a 'provisioner_name' and perhaps a 'config'")
+
+
+def supports_curve(spec: KernelSpec) -> bool:
+    """Say whether a spec declares that its kernel can encrypt its sockets by CURVE (JEP 145)."""
+    declared: Any = spec.metadata.get("supported_encryption")
+    schemes = cast("list[object]", declared) if isinstance(declared, list) else [declared]
+    return any(isinstance(scheme, str) and scheme.strip().lower() == "curve" for scheme in schemes)
+
+
+def registers(spec: KernelSpec) -> bool:
+    """Say whether a spec declares that its kernel can tell by itself where it listens (JEP 66).
+
+    Not by its protocol version, as the proposal has it: kernels of that version are common, those that can are not.
+    """
+    own: Any = spec.metadata.get("cobnut")
+    return isinstance(own, dict) and cast("dict[str, object]", own).get("registration") is True
 
 
 def entry_point_names() -> set[str]:
@@ -295,17 +326,12 @@ class KernelSpecManager(LoggingConfigurable):
             OSError: it cannot be written; what was there before is still there.
         """
         source = Path(source_dir)
-        name = (kernel_name or source.name).lower()
-        if not _VALID_NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is no name for a kernel: {_NAME_RULE}.")
-        if user and prefix:
-            raise ValueError("A kernelspec is installed either for the user or below a prefix: choose one.")
+        place = Path(self.destination(kernel_name or source.name, user=user, prefix=prefix))
         self.kernel_spec_class.from_resource_dir(source)
-        kernels = Path(self._destination(prefix, user=user))
-        if str(kernels) not in self.kernel_dirs:
-            self.log.warning("%s is not among the folders that are looked in: %s", kernels, self.kernel_dirs)
-        _replace_folder(source, kernels / name)
-        return str(kernels / name)
+        if str(place.parent) not in self.kernel_dirs:
+            self.log.warning("%s is not among the folders that are looked in: %s", place.parent, self.kernel_dirs)
+        _replace_folder(source, place)
+        return str(place)
 
     def remove_kernel_spec(self, name: str) -> str:
         """Remove a kernelspec's folder, or the link to it, and return its path.
@@ -319,7 +345,20 @@ class KernelSpecManager(LoggingConfigurable):
         _remove_folder(path)
         return str(path)
 
-    def _destination(self, prefix: str | None, *, user: bool) -> str:
+    def destination(self, kernel_name: str, *, user: bool = False, prefix: str | None = None) -> str:
+        """Return the folder into which a kernelspec would be installed; the arguments are those of the installation.
+
+        Raises:
+            ValueError: the name cannot be one, or both `user` and `prefix` are given.
+        """
+        name = kernel_name.lower()
+        if not _VALID_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name for a kernel: {_NAME_RULE}.")
+        if user and prefix:
+            raise ValueError("A kernelspec is installed either for the user or below a prefix: choose one.")
+        return str(Path(self._kernels_folder(prefix, user=user)) / name)
+
+    def _kernels_folder(self, prefix: str | None, *, user: bool) -> str:
         if user:
             return self.user_kernel_dir
         if prefix:
@@ -363,135 +402,3 @@ def _remove_folder(path: Path) -> None:
         path.unlink()
     else:
         rmtree(path)
-
-
-# ── environments ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-_KERNELS: dict[str, tuple[str, tuple[str, ...], str]] = {
-    "cobnut_kernel": ("cobnut", ("-P", "-m", "cobnut_kernel"), "message"),
-    "ipykernel": ("ipykernel", ("-m", "ipykernel_launcher"), "signal"),
-}
-"""The packages that make an environment a kernel, the better first: their distribution, arguments, interrupt mode."""
-
-_NAMELESS = frozenset({".venv", "venv", ".env", "env"})
-"""Folder names of environments that say nothing: the folder around them names these."""
-
-
-def active_environment() -> Path | None:
-    """Find the environment at hand: the activated one (VIRTUAL_ENV, CONDA_PREFIX), or `.venv` in this folder."""
-    places = [Path(os.environ[name]) for name in ("VIRTUAL_ENV", "CONDA_PREFIX") if os.environ.get(name)]
-    with suppress(OSError):  # this folder may be gone
-        places.append(Path.cwd() / ".venv")
-    return next((place for place in places if _interpreter(place)), None)
-
-
-def environment_spec(prefix: str | os.PathLike[str]) -> KernelSpec | None:
-    """Make the spec of the kernel in an environment, cobnut's or else ipykernel's; None where it has neither.
-
-    Only files are looked at; nothing of the environment is run. For the environment that we run in ourselves this
-    is our own kernel. The spec is named by the environment's folder.
-    """
-    prefix = Path(prefix).absolute()
-    if _is_ours(prefix):
-        return own_spec()
-    python = _interpreter(prefix)
-    folders = list(_package_folders(prefix))
-    package = next((name for name in _KERNELS if any(_has_package(folder, name) for folder in folders)), None)
-    if python is None or package is None:
-        return None
-    _, arguments, interrupt_mode = _KERNELS[package]
-    name = _environment_name(prefix)
-    return KernelSpec(
-        argv=[str(python), *arguments, "-f", "{connection_file}"],
-        name=name,
-        display_name=f"Python {_python_version(prefix) or 3} ({name})",
-        language="python",
-        interrupt_mode=interrupt_mode,
-        kernel_protocol_version="5.5",
-        env=_activation(prefix),
-    )
-
-
-def _is_ours(prefix: Path) -> bool:
-    try:
-        return prefix.samefile(sys.prefix)
-    except OSError:
-        return False
-
-
-def _interpreter(prefix: Path) -> Path | None:
-    python = prefix / "bin" / "python"
-    return python.absolute() if os.access(python, os.X_OK) and python.is_file() else None
-
-
-def _environment_name(prefix: Path) -> str:
-    folder = prefix.parent.name if prefix.name in _NAMELESS and prefix.parent.name else prefix.name
-    name = re.sub(r"[^a-z0-9._\-]+", "-", folder.lower()).strip("-") or "environment"
-    return f"{name}-{prefix.name.strip('.').lower()}" if name in (OWN_NAME, NATIVE_NAME) else name
-
-
-def _activation(prefix: Path) -> dict[str, str]:
-    """What activating the environment would set, as templates: `$` is doubled."""
-    escaped = str(prefix).replace("$", "$$")
-    name = "CONDA_PREFIX" if (prefix / "conda-meta").is_dir() else "VIRTUAL_ENV"
-    return {name: escaped, "PATH": f"{escaped}/bin{os.pathsep}${{PATH}}"}
-
-
-def _settings(prefix: Path) -> dict[str, str]:
-    """Read an environment's pyvenv.cfg; empty where it has none."""
-    try:
-        lines = (prefix / "pyvenv.cfg").read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return {}
-    pairs = (line.partition("=") for line in lines)
-    return {key.strip().lower(): value.strip() for key, _, value in pairs}
-
-
-def _python_version(prefix: Path) -> str | None:
-    """Tell an environment's version of Python, "3.12" say, by its files; None where they do not tell."""
-    settings = _settings(prefix)
-    texts = (settings.get("version", ""), settings.get("version_info", ""), (prefix / "bin" / "python").resolve().name)
-    found = (re.search(r"3\.\d+", text) for text in texts)
-    return next((match[0] for match in found if match), None)
-
-
-def _package_folders(prefix: Path) -> Iterator[Path]:
-    """Find the folders in which an environment's interpreter looks for packages."""
-    version = _python_version(prefix)
-    yield from _globbed(prefix, (f"lib/python{version or '3.*'}/site-packages",))
-    settings = _settings(prefix)
-    if settings.get("include-system-site-packages", "").lower() == "true" and settings.get("home"):
-        base, version = Path(settings["home"]).parent, version or "3.*"
-        inside = (f"python{version}/site-packages", "python3/dist-packages", f"python{version}/dist-packages")
-        yield from _globbed(base, (f"{top}/{rest}" for top in ("lib", "local/lib") for rest in inside))
-
-
-def _globbed(prefix: Path, patterns: Iterable[str]) -> Iterator[Path]:
-    for pattern in patterns:
-        yield from (folder for folder in sorted(prefix.glob(pattern)) if folder.is_dir())
-
-
-def _has_package(folder: Path, package: str) -> bool:
-    """Say whether a folder of packages has one: as a folder, by a .pth file, or as an editable installation."""
-    places = (folder, *_linked_folders(folder))
-    if any((place / package / "__init__.py").is_file() for place in places):
-        return True
-    distribution = _KERNELS[package][0]
-    return any(_is_editable(info) for info in folder.glob(f"{distribution}-*.dist-info"))
-
-
-def _linked_folders(folder: Path) -> Iterator[Path]:
-    for file in sorted(folder.glob("*.pth")):
-        with suppress(OSError):
-            for line in file.read_text("utf-8", "replace").splitlines():
-                if line.strip() and not line.startswith(("#", "import ", "import\t")):
-                    yield folder / line.strip()
-
-
-def _is_editable(info: Path) -> bool:
-    """Say whether a distribution was installed from a folder that is used in place (PEP 610)."""
-    try:
-        origin = json.loads((info / "direct_url.json").read_bytes())
-        return origin["dir_info"]["editable"] is True
-    except (OSError, ValueError, KeyError, TypeError):
-        return False

@@ -22,6 +22,7 @@ from cobnut_kernel.connection_files import (
     ProcessIdentity,
     find_connection_file,
     load_connection_file,
+    load_kernel_file,
     runtime_directory,
     secure_directory,
     start_time,
@@ -30,6 +31,7 @@ from cobnut_kernel.connection_files import (
 )
 from cobnut_kernel.errors import ConnectionFileError
 from cobnut_kernel.protocol.connection import ConnectionInfo
+from cobnut_kernel.protocol.registration import RegistrationInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,6 +130,21 @@ def test_another_users_folder_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(connection_files.os, "geteuid", lambda: os.getuid() + 1)
     with pytest.raises(ConnectionFileError, match="belongs to another user"):
         secure_directory(tmp_path)
+
+
+def test_a_registration_file_is_a_kernels_alone(tmp_path: Path) -> None:
+    """A kernel reads it as what it is; a client is told that there is nothing to connect to yet."""
+    info = RegistrationInfo("k", "127.0.0.1", 5000, ConnectionInfo("tcp", "127.0.0.1", key=b"secret"))
+    tmp_path.chmod(0o700)
+    path = write_connection_file(tmp_path / "kernel-k.json", info)
+    assert mode(path) == 0o600
+    assert load_kernel_file(path) == info
+    with pytest.raises(ConnectionFileError, match=r"kernel-k.json is a registration file: .*not said yet"):
+        load_connection_file(path)
+    assert load_kernel_file(write_connection_file(path, INFO)) == load_connection_file(path) == INFO
+    path.write_text(json.dumps({**info.as_dict(), "kernel_id": "a/b"}))
+    with pytest.raises(ConnectionFileError, match=r"kernel-k.json is of no use: The kernel_id"):
+        load_kernel_file(path)
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,9 @@ from cobnut_kernel.errors import NoSuchKernel
 from cobnut_kernel.kernelspec import (
     KernelSpec,
     KernelSpecManager,
-    active_environment,
-    environment_spec,
     own_spec,
     provisioner_stanza,
+    registers,
 )
 
 MINIMAL = {"argv": ["prog", "-f", "{connection_file}"], "display_name": "A kernel", "language": "x"}
@@ -96,6 +95,39 @@ def test_our_own_spec_runs_our_interpreter_safely() -> None:
     spec = own_spec()
     assert spec.argv == [sys.executable, "-P", "-m", "cobnut_kernel", "-f", "{connection_file}"]
     assert (spec.name, spec.interrupt_mode, spec.language) == ("cobnut", "message", "python")
+
+
+def test_our_own_spec_can_have_settings() -> None:
+    """They are part of its command; variables of the environment are its own."""
+    spec = own_spec("mine", display_name="Mine", settings={"quiet": "false", "shell.timeout": "1"}, env={"A": "${B}"})
+    assert spec.argv == [*own_spec().argv, "--set", "quiet=false", "--set", "shell.timeout=1"]
+    assert (spec.name, spec.display_name, spec.env) == ("mine", "Mine", {"A": "${B}"})
+
+
+def test_the_packaged_kernelspec_is_our_own_spec() -> None:
+    """Whoever finds the folder that the package installs gets the kernel that we start without one, with pictures."""
+    folder = Path(__file__).parents[2] / "kernel" / "kernelspec"
+    packaged = KernelSpec.from_resource_dir(folder)
+    assert packaged.to_dict() == {**own_spec().to_dict(), "argv": ["python", *own_spec().argv[1:]]}
+    assert (folder / "logo-svg.svg").read_text("utf-8").startswith('<svg xmlns="http://www.w3.org/2000/svg"')
+    for size in (32, 64):
+        data = (folder / f"logo-{size}x{size}.png").read_bytes()
+        assert (data[:8], data[16:24]) == (b"\x89PNG\r\n\x1a\n", size.to_bytes(4) * 2)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ({"cobnut": {"registration": True}}, True),
+        ({"cobnut": {"registration": "yes"}}, False),
+        ({"cobnut": {}}, False),
+        ({"cobnut": True}, False),
+        ({}, False),
+    ],
+)
+def test_only_kernels_that_say_so_register(metadata: dict[str, Any], expected: bool) -> None:
+    """The protocol's version says nothing of it: what we do not know to be able is given its ports."""
+    assert registers(KernelSpec(argv=["x"], kernel_protocol_version="5.6", metadata=metadata)) is expected
 
 
 # ── find ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -268,7 +300,8 @@ def test_finding_our_kernel_in_the_programs_specs_imports_nothing_heavy() -> Non
     """The way from an extra spec to its content goes without jupyter_core, importlib.metadata and a loop."""
     script = """
 import sys
-from cobnut_kernel.kernelspec import KernelSpecManager, own_spec, environment_spec
+from cobnut_kernel.environments import environment_spec
+from cobnut_kernel.kernelspec import KernelSpecManager, own_spec
 KernelSpecManager(extra_specs={"cobnut": own_spec()}).get_kernel_spec("cobnut")
 environment_spec("/usr")
 print({"jupyter_core", "importlib.metadata", "asyncio", "ssl", "email", "ipykernel"} & set(sys.modules))
@@ -343,180 +376,3 @@ def test_removing_a_link_leaves_what_it_links_to(manager: KernelSpecManager, fol
     (folders[0] / "link").symlink_to(real)
     manager.remove_kernel_spec("link")
     assert (real / "kernel.json").exists()
-
-
-# ── environments ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def make_environment(prefix: Path, version: str = "3.12", **settings: str) -> Path:
-    """Make the files of a virtual environment; its interpreter cannot run."""
-    (prefix / "bin").mkdir(parents=True)
-    (prefix / "bin" / "python").touch(mode=0o755)
-    lines = {"home": "/usr/bin", "version": f"{version}.4", **settings}
-    (prefix / "pyvenv.cfg").write_text("".join(f"{key.replace('_', '-')} = {value}\n" for key, value in lines.items()))
-    packages = prefix / "lib" / f"python{version}" / "site-packages"
-    packages.mkdir(parents=True)
-    return packages
-
-
-def add_package(folder: Path, name: str) -> None:
-    """Put a package into a folder of packages."""
-    (folder / name).mkdir(parents=True)
-    (folder / name / "__init__.py").touch()
-
-
-@pytest.mark.parametrize(
-    ("packages", "module", "interrupt_mode"),
-    [
-        (["ipykernel"], "ipykernel_launcher", "signal"),
-        (["cobnut_kernel"], "cobnut_kernel", "message"),
-        (["ipykernel", "cobnut_kernel"], "cobnut_kernel", "message"),
-    ],
-)
-def test_an_environment_with_a_kernel_in_it_is_one(
-    tmp_path: Path, packages: list[str], module: str, interrupt_mode: str
-) -> None:
-    """Its interpreter runs cobnut's kernel, or else ipykernel, as if the environment was activated."""
-    prefix = tmp_path / "Data Science"
-    for name in packages:
-        add_package(make_environment(prefix) if not prefix.exists() else next(prefix.glob("lib/*/site-packages")), name)
-    spec = environment_spec(prefix)
-    assert spec is not None
-    assert spec.argv[0] == str(prefix / "bin" / "python")
-    assert spec.argv[-3:] == [module, "-f", "{connection_file}"]
-    assert spec.interrupt_mode == interrupt_mode
-    assert (spec.name, spec.display_name) == ("data-science", "Python 3.12 (data-science)")
-    assert spec.env == {"VIRTUAL_ENV": str(prefix), "PATH": f"{prefix}/bin:${{PATH}}"}
-
-
-def test_an_environment_without_a_kernel_is_none(tmp_path: Path) -> None:
-    """Nothing is offered that could not start: no package, a left-over folder, no interpreter, no environment."""
-    packages = make_environment(tmp_path / "bare")
-    assert environment_spec(tmp_path / "bare") is None
-    (packages / "ipykernel").mkdir()  # an uninstalled package may leave its caches
-    assert environment_spec(tmp_path / "bare") is None
-    add_package(make_environment(tmp_path / "broken"), "ipykernel")
-    python = tmp_path / "broken" / "bin" / "python"
-    python.unlink()
-    python.symlink_to(tmp_path / "removed")
-    assert environment_spec(tmp_path / "broken") is None
-    assert environment_spec(tmp_path / "nothing") is None
-
-
-def test_editable_installations_are_seen(tmp_path: Path) -> None:
-    """A package that is used in place, by a path or by an import hook, is installed too."""
-    add_package(tmp_path / "source", "cobnut_kernel")
-    packages = make_environment(tmp_path / "by-path")
-    (packages / "_cobnut.pth").write_text(f"# a comment\nimport nothing\n{tmp_path / 'source'}\n")
-    by_path = environment_spec(tmp_path / "by-path")
-    assert by_path is not None
-    assert "cobnut_kernel" in by_path.argv
-
-    info = make_environment(tmp_path / "by-hook") / "ipykernel-7.0.dist-info"
-    info.mkdir()
-    assert environment_spec(tmp_path / "by-hook") is None
-    (info / "direct_url.json").write_text('{"url": "file:///x", "dir_info": {"editable": true}}')
-    by_hook = environment_spec(tmp_path / "by-hook")
-    assert by_hook is not None
-    assert "ipykernel_launcher" in by_hook.argv
-    for other in ('{"url": "file:///x", "dir_info": {}}', "[", "[]"):
-        (info / "direct_url.json").write_text(other)
-        assert environment_spec(tmp_path / "by-hook") is None
-
-
-def test_packages_of_the_system_count_where_the_environment_uses_them(tmp_path: Path) -> None:
-    """With `include-system-site-packages` the base interpreter's packages are looked at too."""
-    for inside in ("lib/python3.12/site-packages", "lib/python3/dist-packages", "local/lib/python3.12/dist-packages"):
-        base = tmp_path / inside.replace("/", "_")
-        add_package(base / inside, "ipykernel")
-        for number, used in enumerate(("true", "false")):
-            prefix = tmp_path / f"{base.name}-{number}"
-            make_environment(prefix, home=str(base / "bin"), include_system_site_packages=used)
-            assert (environment_spec(prefix) is not None) == (used == "true")
-
-
-def test_packages_for_another_python_do_not_count(tmp_path: Path) -> None:
-    """An upgraded environment keeps the old version's packages, which its interpreter does not see."""
-    make_environment(tmp_path / "env", "3.13")
-    add_package(tmp_path / "env/lib/python3.12/site-packages", "ipykernel")
-    assert environment_spec(tmp_path / "env") is None
-
-
-def test_a_conda_environment_is_one(tmp_path: Path) -> None:
-    """Conda has no pyvenv.cfg: the version is the interpreter's name."""
-    prefix = tmp_path / "envs" / "science"
-    add_package(prefix / "lib/python3.11/site-packages", "ipykernel")
-    (prefix / "conda-meta").mkdir()
-    (prefix / "bin").mkdir()
-    (prefix / "bin" / "python3.11").touch(mode=0o755)
-    (prefix / "bin" / "python").symlink_to("python3.11")
-    spec = environment_spec(prefix)
-    assert spec is not None
-    assert (spec.name, spec.display_name) == ("science", "Python 3.11 (science)")
-    assert spec.env["CONDA_PREFIX"] == str(prefix)
-    assert spec.argv[0] == str(prefix / "bin" / "python")
-
-
-@pytest.mark.parametrize(
-    ("folder", "name"),
-    [
-        ("thing/.venv", "thing"),
-        ("thing/venv", "thing"),
-        ("thing/py312", "py312"),
-        ("cobnut/.venv", "cobnut-venv"),
-        ("python3", "python3-python3"),
-        ("Ünïcode", "n-code"),
-    ],
-)
-def test_an_environment_is_named_by_the_folder_that_says_most(tmp_path: Path, folder: str, name: str) -> None:
-    """`.venv` is named by its project; the names of our own and the native kernel are not taken."""
-    add_package(make_environment(tmp_path / folder), "ipykernel")
-    spec = environment_spec(tmp_path / folder)
-    assert spec is not None
-    assert spec.name == name
-
-
-def test_a_dollar_in_a_folders_name_is_no_variable(tmp_path: Path) -> None:
-    """The values of a spec's env are templates: what is meant literally is escaped."""
-    add_package(make_environment(tmp_path / "cash$HOME"), "ipykernel")
-    spec = environment_spec(tmp_path / "cash$HOME")
-    assert spec is not None
-    assert spec.env["VIRTUAL_ENV"] == f"{tmp_path}/cash$$HOME"
-
-
-def test_the_environment_we_run_in_is_our_own_kernel(tmp_path: Path) -> None:
-    """For our own prefix, by whatever path, the kernel is ours."""
-    (tmp_path / "link").symlink_to(sys.prefix)
-    for prefix in (sys.prefix, tmp_path / "link"):
-        spec = environment_spec(prefix)
-        assert spec is not None
-        assert (spec.name, spec.argv) == ("cobnut", own_spec().argv)
-
-
-def test_the_active_environment_is_the_activated_one_or_this_folders(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """VIRTUAL_ENV, then CONDA_PREFIX, then `.venv` here; what has no interpreter is passed over."""
-    monkeypatch.delenv("CONDA_PREFIX", raising=False)
-    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
-    monkeypatch.chdir(tmp_path)
-    assert active_environment() is None
-    for name in (".venv", "conda", "virtual"):
-        make_environment(tmp_path / name)
-    assert active_environment() == tmp_path / ".venv"
-    monkeypatch.setenv("CONDA_PREFIX", str(tmp_path / "conda"))
-    assert active_environment() == tmp_path / "conda"
-    monkeypatch.setenv("VIRTUAL_ENV", str(tmp_path / "virtual"))
-    assert active_environment() == tmp_path / "virtual"
-    monkeypatch.setenv("VIRTUAL_ENV", str(tmp_path / "removed"))
-    assert active_environment() == tmp_path / "conda"
-
-
-def test_a_removed_working_folder_has_no_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where this folder is gone, there is nothing in it, and no error."""
-    monkeypatch.delenv("CONDA_PREFIX", raising=False)
-    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
-    (tmp_path / "gone").mkdir()
-    monkeypatch.chdir(tmp_path / "gone")
-    (tmp_path / "gone").rmdir()
-    assert active_environment() is None

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cobnut.places import short_path
-from cobnut_kernel.kernelspec import OWN_NAME, active_environment, environment_spec
+from cobnut_kernel.environments import active_environment, environment_spec
+from cobnut_kernel.kernelspec import OWN_NAME
 
 if TYPE_CHECKING:
     from cobnut_kernel.kernelspec import KernelSpecManager

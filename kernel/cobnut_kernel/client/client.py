@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from cobnut_kernel.client.channels import ChannelQueue
     from cobnut_kernel.protocol.connection import ConnectionInfo
 
+_OTHER_KEYS = " Its connection file has CURVE keys: a kernel that was not started with the same ones hears nothing."
+
 
 class AsyncKernelClient(KernelClient):
     """A client whose waiting is awaited.
@@ -75,6 +77,7 @@ class AsyncKernelClient(KernelClient):
         raise KernelNotReadyError(
             f"The kernel did not answer the kernel_info_request within {timeout:g} seconds, or its iopub was "
             "not heard: see what it wrote when it started, or wait longer."
+            + (_OTHER_KEYS if self.connection_info.is_encrypted else "")
         )
 
     async def request(

@@ -114,7 +114,7 @@ class ClientSockets:
             identity=b"" if is_iopub else identity,
             subscribe=b"" if is_iopub else None,
             linger=0,  # what a dead kernel was asked must not reach the next one
-            options=_OPTIONS,
+            options={**_OPTIONS, **_curve_options(info)},
         )
         try:
             return IOThread.shared().open(spec, partial(self._on_frames, channel, codec))
@@ -135,6 +135,19 @@ class ClientSockets:
         times = self.refused[kind]
         if str(times).strip("0") == "1":  # the first, the 10th, the 100th: a flood of them is no flood in the log
             self._log.warning("A message on %s was dropped (%s, number %d): %s", channel, kind, times, error)
+
+
+def _curve_options(info: ConnectionInfo) -> dict[zmq.SocketOption, int | bytes]:
+    """Return what encrypts a client's socket; the pair of keys in the file is the kernel's, and the client's too."""
+    if not info.is_encrypted:
+        return {}
+    if not zmq.has("curve"):
+        raise ConnectionFileError("The kernel's sockets are encrypted, and this zmq cannot: install pyzmq with CURVE.")
+    return {
+        zmq.SocketOption.CURVE_SECRETKEY: info.curve_secretkey,
+        zmq.SocketOption.CURVE_PUBLICKEY: info.curve_publickey,
+        zmq.SocketOption.CURVE_SERVERKEY: info.curve_publickey,
+    }
 
 
 def _close(endpoints: dict[Channel, Endpoint]) -> None:

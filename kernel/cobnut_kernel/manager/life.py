@@ -12,11 +12,12 @@ from contextlib import contextmanager, suppress
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
-from cobnut_kernel.errors import CobnutError, KernelError, KernelStartCancelled, KernelStartError
+from cobnut_kernel.errors import CobnutError, KernelDiedError, KernelError, KernelStartCancelled, KernelStartError
 from cobnut_kernel.manager.lifecycle import DeathReport, Lifecycle, Ready
 from cobnut_kernel.portal import finish
 from cobnut_kernel.protocol.connection import ConnectionInfo
 from cobnut_kernel.protocol.messages import Channel, MessageType
+from cobnut_kernel.provisioning.process import signal_name
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Generator
@@ -91,7 +92,7 @@ class KernelLife:
             raise cancelled from None
         except Exception as error:
             failure = _start_error(error)
-            self._lifecycle.fail(self._report(None, str(failure)), failure)
+            self._lifecycle.fail(await self._report_failure(failure), failure)
             ready.resolve(failure)
             if failure is error:
                 raise
@@ -353,11 +354,17 @@ class KernelLife:
         for client in self._manager.known_clients():
             client.kernel_died(reason)
 
+    async def _report_failure(self, failure: Exception) -> DeathReport:
+        """Report a failed start: by how its process ended, if that is why it failed, else by the reason."""
+        if isinstance(failure, KernelDiedError) and self.provisioner is not None:
+            return self._report(await self.provisioner.poll())
+        return self._report(None, str(failure))
+
     def _report(self, code: int | None, reason: str = "") -> DeathReport:
         tail = self.provisioner.stderr_tail() if self.provisioner is not None else ""
         return DeathReport(
             exit_code=code if code is None or code >= 0 else None,
-            signal=_signal_name(-code) if code is not None and code < 0 else None,
+            signal=signal_name(-code) if code is not None and code < 0 else None,
             stderr_tail="\n".join(tail.splitlines()[-REPORTED_LINES:]),
             phase=self._lifecycle.state,
             reason=reason,
@@ -374,13 +381,6 @@ def _exit_code(ended: asyncio.Task[int | None]) -> int | None:
     with suppress(asyncio.CancelledError, Exception):
         return ended.result()
     return None
-
-
-def _signal_name(signum: int) -> str:
-    try:
-        return signal.Signals(signum).name
-    except ValueError:  # most of the real-time signals have none
-        return f"signal {signum}"
 
 
 def _start_error(error: Exception) -> Exception:

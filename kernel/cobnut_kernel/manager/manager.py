@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 from weakref import WeakSet
 
-from traitlets import DottedObjectName, Enum, Float, Instance, Unicode, default, observe
+from traitlets import (
+    CaselessStrEnum,
+    DottedObjectName,
+    Enum,
+    Float,
+    Instance,
+    TraitError,
+    Unicode,
+    default,
+    observe,
+    validate,
+)
 from traitlets.config import LoggingConfigurable
 from traitlets.utils.importstring import import_item
 
@@ -52,6 +63,13 @@ class AsyncKernelManager(LoggingConfigurable):
         5.0, config=True, help="Seconds that a kernel may take to end: half after it is asked, half after SIGTERM."
     )
     startup_timeout = Float(60.0, config=True, help="Seconds after which a kernel that never answered is ended.")
+    transport_encryption = CaselessStrEnum(
+        ["disabled", "auto", "required"],
+        default_value="disabled",
+        config=True,
+        help="Whether what is sent on ports is encrypted (CURVE): never, where the kernelspec declares that the kernel"
+        " can, or always, on unix sockets too; with 'required' a kernel that cannot is not started.",
+    )
     pending_shutdown = Enum(
         PENDING_POLICIES,
         default_value="raise",
@@ -76,6 +94,15 @@ class AsyncKernelManager(LoggingConfigurable):
     @default("kernel_spec_manager")
     def _default_kernel_spec_manager(self) -> KernelSpecManager:
         return KernelSpecManager(parent=self)
+
+    @validate("transport_encryption")
+    def _check_transport_encryption(self, proposal: dict[str, Any]) -> str:
+        if proposal["value"] != "disabled":
+            import zmq  # to import a manager is to need no socket yet
+
+            if not zmq.has("curve"):
+                raise TraitError("This zmq cannot encrypt: install pyzmq with CURVE, or leave it 'disabled'.")
+        return proposal["value"]
 
     @observe("kernel_name")
     def _on_kernel_name(self, change: dict[str, Any]) -> None:
@@ -152,7 +179,8 @@ class AsyncKernelManager(LoggingConfigurable):
 
         Args:
             options: `kernel_name`, `kernel_id`, `cwd`, `env` (in place of ours, not added to it),
-                `extra_arguments` for the kernel's command, and what `subprocess.Popen` takes.
+                `extra_arguments` for the kernel's command, `transport_encryption` in place of the trait, and what
+                `subprocess.Popen` takes.
 
         Raises:
             NoSuchKernel: there is no kernelspec of that name.

@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-GRACE = 0.25
+GRACE = 2.0
 """How long a kernel has between SIGTERM and SIGKILL, in seconds."""
 
 

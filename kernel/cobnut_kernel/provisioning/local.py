@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import re
@@ -14,18 +15,23 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from traitlets import CaselessStrEnum
+from traitlets import CaselessStrEnum, Float, default
 
 from cobnut_kernel.connection_files import SOCKET_PATH_LIMIT, OwnerDirectory, write_connection_file
-from cobnut_kernel.errors import KernelStartError
+from cobnut_kernel.errors import KernelDiedError, KernelStartError
+from cobnut_kernel.kernelspec import registers
 from cobnut_kernel.protocol.connection import ConnectionInfo
 from cobnut_kernel.protocol.messages import Channel
 from cobnut_kernel.provisioning.base import KernelConnectionInfo, KernelProvisionerBase
+from cobnut_kernel.provisioning.encryption import decide_encryption, with_keys
 from cobnut_kernel.provisioning.guard import Guard
-from cobnut_kernel.provisioning.process import ChildProcess
+from cobnut_kernel.provisioning.process import ChildProcess, signal_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from cobnut_kernel.provisioning.encryption import Encryption
+    from cobnut_kernel.provisioning.registration import RegistrationDesk
 
 _PYTHONS = frozenset({"python", f"python{sys.version_info[0]}", f"python{sys.version_info[0]}.{sys.version_info[1]}"})
 """Programs of a kernelspec that mean the interpreter we run on."""
@@ -56,13 +62,22 @@ class LocalProvisioner(KernelProvisionerBase):
         config=True,
         help="How the kernel is reached: unix sockets (ipc), ports of 127.0.0.1 (tcp), or what it is known to take.",
     )
+    registration_timeout = Float(
+        config=True,
+        help="Seconds that a kernel which chooses its ports may take to tell them; its manager's startup_timeout.",
+    )
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.process: ChildProcess | None = None
         self.connection_file: Path | None = None
         self.cwd: str = ""
+        self._desk: RegistrationDesk | None = None
         self._ports: list[int] = []
+
+    @default("registration_timeout")
+    def _default_registration_timeout(self) -> float:
+        return getattr(self.parent, "startup_timeout", 60.0)
 
     # ── the process ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -115,26 +130,36 @@ class LocalProvisioner(KernelProvisionerBase):
         """
         if kwargs.pop("independent", False):
             raise KernelStartError("Kernels that outlive their owner are not supported yet: leave `independent` out.")
+        policy = kwargs.pop("transport_encryption", None) or getattr(self.parent, "transport_encryption", "disabled")
+        encryption = decide_encryption(policy, self.kernel_spec)
         self.process = None  # what the last one said is no longer of interest
         Guard.shared()  # from here on there are files for it to remove at the end
         given: Mapping[str, str] = kwargs.get("env") or {}
         kwargs = await super().pre_launch(**kwargs)
         kwargs["env"]["JPY_PARENT_PID"] = str(os.getpid())
         session_name = given.get("JPY_SESSION_NAME")
-        info = self._reserve({"jupyter_session": session_name} if session_name else {})
-        self.connection_info = {**info.as_dict(), "key": info.key}
-        self.connection_file = write_connection_file(
-            OwnerDirectory.shared().path / f"kernel-{self.kernel_id}.json", info
-        )
+        info = self._reserve({"jupyter_session": session_name} if session_name else {}, encryption)
+        file = self.connection_file = OwnerDirectory.shared().path / f"kernel-{self.kernel_id}.json"
+        if info.shell_port:
+            self.connection_info = _fields(info)
+            write_connection_file(file, info)
+        else:
+            # Imported here: with unix sockets, the rule, nothing is chosen.
+            from cobnut_kernel.provisioning.registration import RegistrationDesk
+
+            self._desk = RegistrationDesk(self.kernel_id, info, file)
+            write_connection_file(file, self._desk.info)
         arguments: list[str] = kwargs.pop("extra_arguments", None) or []
         kwargs["cmd"] = kwargs.pop("cmd", None) or self.format_kernel_cmd(arguments, kwargs)
         return kwargs
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
-        """Start the process.
+        """Start the process, and wait for its registration where it chooses its ports itself.
 
         Raises:
-            KernelStartError: the program or the folder is not there or cannot be used.
+            KernelStartError: the program or the folder is not there or cannot be used, or the kernel does not
+                register in time.
+            KernelDiedError: its process has ended before.
         """
         kwargs.pop("kernel_id", None)
         cwd = self.cwd = _folder(kwargs.pop("cwd", None))
@@ -144,10 +169,13 @@ class LocalProvisioner(KernelProvisionerBase):
         except (OSError, ValueError, TypeError) as error:
             raise KernelStartError(_explanation(cmd, cwd, error)) from error
         Guard.shared().add(self.process.identity, self._files())
+        if self._desk is not None:
+            self.connection_info = _fields(await self._registered(self._desk, self.process))
         return self.connection_info
 
     async def cleanup(self, restart: bool = False) -> None:
         """Remove the sockets and, unless a launch follows, the connection file; give the ports back."""
+        self._close_desk()
         kept = str(self.connection_file) if restart else ""
         _remove(path for path in self._files() if path != kept)
         if not restart:
@@ -192,19 +220,50 @@ class LocalProvisioner(KernelProvisionerBase):
 
     # ── connection ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _reserve(self, extra: Mapping[str, Any]) -> ConnectionInfo:
-        """Decide where the kernel is reached; after a restart where it was before."""
-        if self.connection_info:
-            _taken_ports.update(self._ports)
-            return ConnectionInfo.from_dict(self.connection_info)
+    def _reserve(self, extra: Mapping[str, Any], encryption: Encryption) -> ConnectionInfo:
+        """Decide where the kernel is reached; after a restart where it was before. Ports of 0 are its own to choose."""
+        return with_keys(self._known_connection() or self._new_connection(extra), encryption)
+
+    def _known_connection(self) -> ConnectionInfo | None:
+        if not self.connection_info:
+            return None
+        _taken_ports.update(self._ports)
+        return ConnectionInfo.from_dict(self.connection_info)
+
+    def _new_connection(self, extra: Mapping[str, Any]) -> ConnectionInfo:
         name = self.kernel_spec.name
         key = os.urandom(32).hex().encode()
         prefix = str(OwnerDirectory.shared().path / str(next(_PREFIXES)))
         if self._takes_ipc(prefix):
             return ConnectionInfo("ipc", prefix, 1, 2, 3, 4, 5, key=key, kernel_name=name, extra=extra)
         _taken_ports.difference_update(self._ports)
-        self._ports = _free_ports(len(Channel))
+        self._ports = [] if registers(self.kernel_spec) else _free_ports(len(Channel))
         return ConnectionInfo("tcp", "127.0.0.1", *self._ports, key=key, kernel_name=name, extra=extra)
+
+    async def _registered(self, desk: RegistrationDesk, process: ChildProcess) -> ConnectionInfo:
+        """Wait until the kernel has told where it listens; one that does not is killed."""
+        ended = asyncio.ensure_future(process.wait())
+        either = {desk.registered, ended}
+        try:
+            await asyncio.wait(either, timeout=self.registration_timeout, return_when=asyncio.FIRST_COMPLETED)
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            ended.cancel()
+            self._close_desk()
+        if desk.registered.cancelled():
+            process.kill()
+            raise _unregistered(desk, process, self.registration_timeout)
+        info = desk.registered.result()
+        self._ports = [info.port(channel) for channel in Channel]
+        _taken_ports.update(self._ports)
+        return info
+
+    def _close_desk(self) -> None:
+        desk, self._desk = self._desk, None
+        if desk is not None:
+            desk.close()
 
     def _takes_ipc(self, prefix: str) -> bool:
         fits = len(os.fsencode(f"{prefix}-5")) <= SOCKET_PATH_LIMIT
@@ -216,10 +275,25 @@ class LocalProvisioner(KernelProvisionerBase):
         return fits and is_python and any(name in part for part in self.kernel_spec.argv for name in _IPC_KERNELS)
 
     def _files(self) -> list[str]:
-        if not self.connection_info:
-            return []
-        sockets = ConnectionInfo.from_dict(self.connection_info).ipc_paths()
+        sockets = ConnectionInfo.from_dict(self.connection_info).ipc_paths() if self.connection_info else []
         return [*sockets, *([str(self.connection_file)] if self.connection_file else [])]
+
+
+def _fields(info: ConnectionInfo) -> KernelConnectionInfo:
+    return {**info.as_dict(), "key": info.key}
+
+
+def _unregistered(desk: RegistrationDesk, process: ChildProcess, timeout: float) -> KernelStartError | KernelDiedError:
+    """Say why a kernel has not told where it listens, and show its last words."""
+    words = f"\n{process.errors.text().strip()}" if process.errors.text().strip() else ""
+    refused = f" What came was refused: {desk.refused}" if desk.refused else ""
+    code = process.poll()
+    if code is None:
+        return KernelStartError(
+            f"The kernel did not tell where it listens within {timeout:g} seconds, and was killed.{refused}{words}"
+        )
+    end = f"exit code {code}" if code >= 0 else f"killed by {signal_name(-code)}"
+    return KernelDiedError(f"The kernel's process ended before it told where it listens: {end}.{refused}{words}")
 
 
 def _expanded(cmd: list[str]) -> list[str]:

@@ -221,3 +221,11 @@ class ChildProcess:
         for pipe, _ in self._pipes:
             self._close(pipe)
         self.close_stdin()
+
+
+def signal_name(signum: int) -> str:
+    """Name a signal; most of the real-time signals have none but their number."""
+    try:
+        return signal.Signals(signum).name
+    except ValueError:
+        return f"signal {signum}"

@@ -51,6 +51,9 @@ class KernelDouble:
         self.sockets["iopub"].setsockopt(zmq.XPUB_VERBOSE, 1)
         for channel, socket in self.sockets.items():
             socket.setsockopt(zmq.SNDHWM, 0)
+            if info.is_encrypted:
+                socket.curve_server, socket.curve_secretkey = True, info.curve_secretkey
+                socket.curve_publickey = info.curve_publickey
             socket.bind(info.url(Channel(channel)))
 
     def await_subscriber(self) -> None:

@@ -1,4 +1,4 @@
-"""Opening and closing a client's sockets, where the addresses are of no use."""
+"""Opening and closing a client's sockets: addresses that are of no use, and encryption."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+import zmq
+from tests.kernel.client.conftest import KernelDouble, connection
 
 from cobnut_kernel.client.client import AsyncKernelClient
-from cobnut_kernel.errors import ConnectionFileError
+from cobnut_kernel.errors import ConnectionFileError, KernelNotReadyError
 
 if TYPE_CHECKING:
-    from tests.kernel.client.conftest import KernelDouble
+    from collections.abc import Iterator
+    from pathlib import Path
 
     from cobnut_kernel.protocol.connection import ConnectionInfo
 
@@ -42,3 +45,65 @@ def test_port_that_is_not_known_yet(info: ConnectionInfo) -> None:
 def test_address_that_is_none(info: ConnectionInfo) -> None:
     """An address that cannot be resolved is an error that names the url."""
     assert "tcp://no address:2" in refused(replace(info, transport="tcp", ip="no address"))
+
+
+# ── encryption ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def encrypted(info: ConnectionInfo) -> ConnectionInfo:
+    """Give a connection CURVE keys of its own."""
+    public, secret = zmq.curve_keypair()
+    return replace(info, curve_publickey=public, curve_secretkey=secret)
+
+
+@pytest.fixture
+def secret_kernel(tmp_path: Path) -> Iterator[KernelDouble]:
+    """Be a kernel whose sockets are encrypted."""
+    kernel = KernelDouble(encrypted(connection(tmp_path)))
+    yield kernel
+    kernel.close()
+
+
+@pytest.mark.anyio
+async def test_encrypted_channels_work_like_others(secret_kernel: KernelDouble) -> None:
+    """With the keys of the connection a client hears iopub, asks on shell and control, and answers on stdin."""
+    async with AsyncKernelClient(secret_kernel.info) as client:
+        secret_kernel.await_subscriber()
+        client.input("42")
+        assert secret_kernel.receive("stdin").content == {"value": "42"}
+        for channel, ask in (("shell", client.kernel_info), ("control", client.shutdown)):
+            msg_id = ask()
+            assert secret_kernel.serve("text", channel=channel).msg_id == msg_id
+            queue = client.shell_channel if channel == "shell" else client.control_channel
+            assert (await queue.get_msg(timeout=20))["parent_header"]["msg_id"] == msg_id
+            published = [(await client.iopub_channel.get_msg(timeout=20))["msg_type"] for _ in range(3)]
+            assert published == ["status", "stream", "status"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("fault", ["other keys", "no keys"])
+async def test_without_the_kernels_keys_nothing_is_heard(secret_kernel: KernelDouble, fault: str) -> None:
+    """Who has other keys, or none, reaches no kernel, is told so after his time, and can close at once."""
+    info = secret_kernel.info
+    info = encrypted(info) if fault == "other keys" else replace(info, curve_publickey=b"", curve_secretkey=b"")
+    async with AsyncKernelClient(info) as client:
+        with pytest.raises(KernelNotReadyError, match=r"within 0\.3 seconds") as caught:
+            await client.wait_for_ready(timeout=0.3)
+    assert ("not started with the same" in str(caught.value)) == (fault == "other keys")
+    assert not secret_kernel.sockets["shell"].poll(0)
+    assert not secret_kernel.sockets["iopub"].poll(0)
+
+
+@pytest.mark.anyio
+async def test_a_plain_kernel_is_not_heard_by_a_client_that_encrypts(kernel: KernelDouble) -> None:
+    """A kernel that ignored the keys would get every cell in the clear: nothing is sent to it."""
+    async with AsyncKernelClient(encrypted(kernel.info)) as client:
+        with pytest.raises(KernelNotReadyError, match="has CURVE keys"):
+            await client.wait_for_ready(timeout=0.3)
+    assert not kernel.sockets["shell"].poll(0)
+
+
+def test_a_zmq_that_cannot_encrypt_says_so(info: ConnectionInfo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rather than to talk in the clear it opens nothing, and says what is missing."""
+    monkeypatch.setattr(zmq, "has", {"curve": False}.__getitem__)
+    assert "install pyzmq with CURVE" in refused(encrypted(info))

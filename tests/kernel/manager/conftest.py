@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.kernel.leftovers import eventually, leaving_nothing, private_runtime
+from traitlets.config import Config
 
 from cobnut_kernel.kernelspec import KernelSpec, KernelSpecManager
 from cobnut_kernel.manager.manager import AsyncKernelManager
@@ -77,11 +78,14 @@ def make_manager(tiny: Tiny, runtime: Path) -> Callable[..., AsyncKernelManager]
         *habits: str,
         interrupt_mode: str = "message",
         manager_class: type[AsyncKernelManager] = AsyncKernelManager,
+        registers: bool = False,
         **traits: Any,
     ) -> AsyncKernelManager:
-        specs = KernelSpecManager(
-            extra_specs={"tiny": tiny.spec(*habits, interrupt_mode=interrupt_mode)}, kernel_dirs=[]
-        )
+        spec = tiny.spec(*habits, interrupt_mode=interrupt_mode)
+        if registers:  # on ports, for it is ports that are chosen
+            spec.metadata = {"cobnut": {"registration": True}}
+            traits["config"] = Config({"LocalProvisioner": {"transport": "tcp"}})
+        specs = KernelSpecManager(extra_specs={"tiny": spec}, kernel_dirs=[])
         return manager_class(**{"kernel_name": "tiny", "kernel_spec_manager": specs, **traits})
 
     return make

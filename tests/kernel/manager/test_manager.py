@@ -14,6 +14,7 @@ import psutil
 import pytest
 from tests.kernel.leftovers import eventually, is_running, processes_of_group
 from tests.kernel.manager.conftest import PHASES, Gate, GatedManager, States, Tiny
+from traitlets import TraitError
 
 from cobnut_kernel.connection_files import OwnerDirectory
 from cobnut_kernel.errors import (
@@ -153,6 +154,7 @@ def broken(tmp_path: Path) -> dict[str, tuple[KernelSpec | None, dict[str, Any],
         "no provisioner": (KernelSpec(argv=["x"], metadata=missing), {}, NoSuchKernel, "provisioner 'slurm'"),
         "odd option": (good, {"colour": "blue"}, KernelStartError, "colour"),
         "independent": (good, {"independent": True}, KernelStartError, "not supported yet"),
+        "no encryption": (good, {"transport_encryption": "required"}, KernelStartError, "'broken' must be encrypted"),
     }
 
 
@@ -179,6 +181,20 @@ async def test_a_start_that_fails_says_why_and_leaves_nothing(
     await manager.start_kernel()
     assert manager.death is None
     await manager.shutdown_kernel(now=True)
+
+
+async def test_what_zmq_cannot_encrypt_is_known_before_a_start(
+    make_manager: MakeManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trait takes the policies of the field, in any case, and refuses those that would fail; off is the default."""
+    assert make_manager().transport_encryption == "disabled"
+    assert make_manager(transport_encryption="AUTO").transport_encryption == "auto"
+    with pytest.raises(TraitError):
+        make_manager(transport_encryption="always")
+    monkeypatch.setattr("zmq.has", {"curve": False}.__getitem__)
+    with pytest.raises(TraitError, match="install pyzmq with CURVE"):
+        make_manager(transport_encryption="required")
+    assert make_manager(transport_encryption="disabled").transport_encryption == "disabled"
 
 
 async def test_a_full_disk_fails_the_start(make_manager: MakeManager, monkeypatch: pytest.MonkeyPatch) -> None:

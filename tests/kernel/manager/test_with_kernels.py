@@ -8,10 +8,12 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import anyio
 import psutil
 import pytest
 from tests.kernel.leftovers import eventually, is_running, until
 
+from cobnut_kernel.connection_files import load_connection_file
 from cobnut_kernel.errors import KernelDiedError
 from cobnut_kernel.kernelspec import KernelSpec, KernelSpecManager, native_spec, own_spec
 from cobnut_kernel.manager.lifecycle import KernelState
@@ -33,6 +35,7 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     """The manager of each kernel in turn."""
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     specs = KernelSpecManager(extra_specs={"k": SPECS[request.param]}, kernel_dirs=[])
+    specs.get_kernel_spec("k").metadata |= {"supported_encryption": ["curve"]}  # this ipykernel can, others cannot
     return AsyncKernelManager(kernel_name="k", kernel_spec_manager=specs)
 
 
@@ -99,6 +102,65 @@ async def test_a_kernel_on_ports_works_as_well(manager: AsyncKernelManager) -> N
     assert connection is not None
     assert (connection.transport, connection.ip) == ("tcp", "127.0.0.1")
     await manager.answered
+    async with manager.client() as client:
+        assert await text_of(client, "print(1)") == "1\n"
+        await manager.restart_kernel(now=True)
+        assert manager.connection_info == connection
+        await client.wait_for_ready()
+        assert await text_of(client, "print(2)") == "2\n"
+    await manager.shutdown_kernel()
+
+
+async def test_our_kernel_chooses_its_ports_and_tells_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its spec says that it can: the start is over when it listens, its file is there, a restart keeps both."""
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    specs = KernelSpecManager(extra_specs={"k": own_spec()}, kernel_dirs=[])
+    manager = AsyncKernelManager(kernel_name="k", kernel_spec_manager=specs)
+    manager.config.LocalProvisioner.transport = "tcp"
+    await manager.start_kernel()
+    connection = manager.connection_info
+    assert connection is not None
+    assert isinstance(manager.provisioner, LocalProvisioner)
+    assert manager.provisioner.connection_file is not None
+    assert load_connection_file(manager.provisioner.connection_file) == connection
+    async with manager.client() as client:
+        assert await text_of(client, "print(1)") == "1\n"
+        await manager.restart_kernel()
+        assert manager.connection_info == connection
+        await client.wait_for_ready()
+        assert await text_of(client, "print(2)") == "2\n"
+        await manager.restart_kernel(newports=True)
+        assert await text_of(client, "print(3)") == "3\n"
+    await manager.shutdown_kernel()
+    assert not manager.provisioner.connection_file.exists()
+
+
+STOCK_CLIENT = """
+import sys
+from jupyter_client.blocking.client import BlockingKernelClient
+client = BlockingKernelClient(connection_file=sys.argv[1])
+client.load_connection_file()
+client.start_channels()
+client.wait_for_ready(timeout=30)
+client.execute_interactive("print(6 * 7)", timeout=30)
+client.stop_channels()
+"""
+
+
+async def test_a_kernel_whose_ports_are_encrypted_works_as_well(manager: AsyncKernelManager) -> None:
+    """Our client and a stock one are heard by the keys in the file; a restart keeps the keys."""
+    manager.config.LocalProvisioner.transport = "tcp"
+    manager.transport_encryption = "auto"
+    await manager.start_kernel()
+    connection = manager.connection_info
+    assert connection is not None
+    assert connection.is_encrypted
+    await manager.answered
+    assert isinstance(manager.provisioner, LocalProvisioner)
+    stock = await anyio.run_process(
+        [sys.executable, "-c", STOCK_CLIENT, str(manager.provisioner.connection_file)], stderr=None
+    )
+    assert stock.stdout == b"42\n"
     async with manager.client() as client:
         assert await text_of(client, "print(1)") == "1\n"
         await manager.restart_kernel(now=True)

@@ -5,7 +5,8 @@ happens to it it writes into the log, a line each.
 
 Habits: `deaf` (to a shutdown_request), `sturdy` (to SIGTERM), `mute` (never answers), `slow` (binds when the file
 LOG.go is there), `broken` (fails at import, loudly), `parent` (has a child in the background), `shy` and `selfish`
-(leave kernel_info unanswered on shell, and everywhere).
+(leave kernel_info unanswered on shell, and everywhere). Of one that registers: `forged` (signs with another key),
+`twice` (tells other ports afterwards).
 """
 
 from __future__ import annotations
@@ -24,11 +25,15 @@ if "broken" in HABITS:
     print("\n".join(f"line {number}" for number in range(100)), file=sys.stderr)
     raise SystemExit("ModuleNotFoundError: No module named 'kernel_of_the_day'")
 
-import zmq  # noqa: E402 - a broken kernel does not get here
+from dataclasses import replace  # noqa: E402 - a broken kernel does not get here
 
-from cobnut_kernel.connection_files import load_connection_file  # noqa: E402
+import zmq  # noqa: E402
+
+from cobnut_kernel.connection_files import load_kernel_file, write_connection_file  # noqa: E402
 from cobnut_kernel.protocol.codec import Codec  # noqa: E402
+from cobnut_kernel.protocol.connection import ConnectionInfo  # noqa: E402
 from cobnut_kernel.protocol.messages import Channel, Message  # noqa: E402
+from cobnut_kernel.runtime.registration import Registration  # noqa: E402
 
 
 def log(text: str) -> None:
@@ -48,7 +53,9 @@ class TinyKernel:
     """Five sockets and hardly anything behind them."""
 
     def __init__(self) -> None:
-        self.info = load_connection_file(FILE)
+        given = load_kernel_file(FILE)
+        self.registration = None if isinstance(given, ConnectionInfo) else given
+        self.info = given if isinstance(given, ConnectionInfo) else given.wanted
         self.codec = Codec(self.info.key)
         self.context = zmq.Context()
         self.sockets: dict[Channel, zmq.Socket[bytes]] = {}
@@ -60,6 +67,23 @@ class TinyKernel:
             kind = {Channel.IOPUB: zmq.PUB, Channel.HEARTBEAT: zmq.REP}.get(channel, zmq.ROUTER)
             self.sockets[channel] = self.context.socket(kind)
             self.sockets[channel].bind(self.info.url(channel))
+
+    def register(self) -> None:
+        """Tell the launcher the ports, if it wants to know."""
+        if self.registration is None:
+            return
+        ports = {
+            f"{channel}_port": int(bound.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
+            for channel, bound in self.sockets.items()
+        }
+        self.info = replace(self.info, **ports)
+        write_connection_file(FILE, self.info)
+        wanted = replace(self.info, key=b"another") if "forged" in HABITS else self.info
+        handshake = Registration(replace(self.registration, wanted=wanted))
+        handshake.send(self.info)
+        if "twice" in HABITS:
+            handshake.send(replace(self.info, shell_port=1))
+        handshake.confirm(0.3 if "forged" in HABITS else 20)
 
     def serve(self) -> None:
         """Answer requests, for ever."""
@@ -125,6 +149,7 @@ def main() -> None:
     while "mute" in HABITS or ("slow" in HABITS and not LOG.with_suffix(".go").exists()):
         time.sleep(0.002)
     kernel.bind()
+    kernel.register()
     print("bound", flush=True)
     kernel.serve()
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 TCP = ConnectionInfo("tcp", "127.0.0.1", 5001, 5002, 5003, 5004, 5005, b"secret-key", kernel_name="cobnut")
 IPC = ConnectionInfo("ipc", "/run/user/1/kernel", 1, 2, 3, 4, 5, b"secret-key")
+CURVE = ("b{E{TUJ[Zxl1)]<>W(c*bEff[.[K]BGJE&4iF=oM", "<dQ^&)<Lp#8IUJrWoOpOZ5+xjs]UV$ShhdqSEW))")
+ENCRYPTED = replace(TCP, curve_publickey=CURVE[0].encode(), curve_secretkey=CURVE[1].encode())
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters()),
@@ -79,6 +81,28 @@ def test_jupyter_client_connects_where_we_say(info: ConnectionInfo) -> None:
             with getattr(stock, f"connect_{channel}")() as socket:
                 assert socket.get(zmq.LAST_ENDPOINT).decode() == info.url(channel)
                 socket.linger = 0
+
+
+def test_jupyter_clients_curve_keys_are_read_and_written_alike(tmp_path: Path) -> None:
+    """The keys that its writer puts into a file are ours, and the keys of our dict are the stock client's."""
+    public, secret = zmq.curve_keypair()
+    name, fields = write_connection_file(
+        str(tmp_path / "kernel.json"), key=b"k", curve_publickey=public, curve_secretkey=secret
+    )
+    with open(name, encoding="utf-8") as file:  # noqa: PTH123 - a name is what the writer gives
+        info = ConnectionInfo.from_dict(json.load(file))
+    assert (info.curve_publickey, info.curve_secretkey, info.is_encrypted, info.extra) == (public, secret, True, {})
+    assert info.as_dict() == fields
+    stock = ConnectionFileMixin()
+    stock.load_connection_info(json.loads(json.dumps(info.as_dict())))
+    assert (stock.curve_publickey, stock.curve_secretkey) == (public, secret)
+
+
+def test_without_curve_keys_there_are_no_fields_for_them() -> None:
+    """A plain connection file is what it was; keys that are null or empty are none."""
+    assert not any(name.startswith("curve") for name in TCP.as_dict())
+    assert not TCP.is_encrypted
+    assert ConnectionInfo.from_dict({**TCP.as_dict(), "curve_publickey": None, "curve_secretkey": ""}) == TCP
 
 
 # --- the dict ---------------------------------------------------------------------------------------------------------
@@ -167,10 +191,21 @@ for _ in range(2000):
         ({"stdin_port": "٥"}, "must be a whole number, not '٥'"),
         ({"stdin_port": "9" * 5000}, "must be a whole number, not '99999999999999999999'"),
         ({"control_port": deep}, "must be a whole number, not list"),
-        ({"key": 5}, "key of the connection must be text, not int"),
-        ({"key": "\ud800"}, "key of the connection has lone surrogates"),
+        ({"key": 5}, "'key' of the connection must be text, not int"),
+        ({"key": "\ud800"}, "'key' of the connection has lone surrogates"),
         ({"key": b"\xff\xfe"}, "key is no UTF-8"),
         ({"kernel_name": {}}, "'kernel_name' of the connection must be text, not dict"),
+        ({"curve_publickey": CURVE[0]}, "no 'curve_secretkey' beside its other CURVE key: give both"),
+        ({"curve_secretkey": CURVE[1]}, "no 'curve_publickey' beside its other CURVE key: give both"),
+        (
+            {"curve_publickey": CURVE[0], "curve_secretkey": "short"},
+            "'curve_secretkey' of the connection is no CURVE key",
+        ),
+        ({"curve_publickey": "é" * 40, "curve_secretkey": CURVE[1]}, "'curve_publickey' of the connection is no CURVE"),
+        (
+            {"curve_publickey": 5, "curve_secretkey": CURVE[1]},
+            "'curve_publickey' of the connection must be text, not int",
+        ),
     ],
 )
 def test_what_is_of_no_use_is_refused(fields: dict[str, Any], complaint: str) -> None:
@@ -181,16 +216,16 @@ def test_what_is_of_no_use_is_refused(fields: dict[str, Any], complaint: str) ->
 
 def test_unknown_fields_cannot_replace_known_ones() -> None:
     """`extra` is kept beside the fields, never over them."""
-    info = replace(TCP, extra={"key": "other", "curve_publickey": "z85"})
-    assert info.as_dict() == {**TCP.as_dict(), "curve_publickey": "z85"}
+    info = replace(TCP, extra={"key": "other", "jupyter_session": "book"})
+    assert info.as_dict() == {**TCP.as_dict(), "jupyter_session": "book"}
 
 
-def test_the_key_is_not_shown() -> None:
-    """A log or a traceback that shows the info does not open the kernel to its readers."""
-    info = replace(TCP, extra={"curve_secretkey": "hidden-too"})
+def test_the_keys_are_not_shown() -> None:
+    """A log or a traceback that shows the info does not open the kernel to its readers: any of the keys would."""
+    info = replace(ENCRYPTED, extra={"token": "hidden-too"})
     assert "127.0.0.1" in repr(info)
-    assert "secret-key" not in repr(info)
-    assert "hidden-too" not in repr(info)
+    for hidden in ("secret-key", "hidden-too", *CURVE):
+        assert hidden not in repr(info)
 
 
 def test_an_info_is_a_plain_value() -> None:

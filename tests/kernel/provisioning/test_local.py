@@ -172,6 +172,26 @@ def test_a_restart_is_reached_where_it_was() -> None:
     assert not local._taken_ports
 
 
+def test_keys_for_encryption_last_through_a_restart() -> None:
+    """They are in the file, and again in that of the next launch; other than with `auto` unix sockets have them too."""
+    curve: dict[str, Any] = {"metadata": {"supported_encryption": ["curve"]}}
+    for transport, policy in (("tcp", "auto"), ("ipc", "required")):
+        kernel = provisioner(transport=transport, **curve)
+        before = dict(launch(kernel, transport_encryption=policy))
+        assert kernel.connection_file is not None
+        assert json.loads(kernel.connection_file.read_text())["curve_secretkey"] == before["curve_secretkey"]
+        end(kernel)
+        assert launch(kernel, transport_encryption=policy) == before
+        end(kernel)
+    for kernel in (provisioner(transport="tcp", **curve), provisioner(transport="ipc", **curve)):
+        assert "curve_secretkey" not in launch(
+            kernel, transport_encryption="auto" if "ipc" in kernel.transport else None
+        )
+        end(kernel)
+    with pytest.raises(KernelStartError, match="must be encrypted"):
+        launch(provisioner(), transport_encryption="required")
+
+
 def test_a_path_too_long_for_sockets_means_ports(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the sockets' path would not fit the kernel gets ports; where sockets were asked for, it is refused."""
     monkeypatch.setattr(local, "SOCKET_PATH_LIMIT", 20)
