@@ -13,12 +13,18 @@ _EXPORTS = {
     "AsyncKernelClient": "client.client",
     "AsyncKernelManager": "manager.manager",
     "AsyncMultiKernelManager": "manager.multi",
+    "Caller": "caller",
+    "InvalidStateError": "caller",
     "Kernel": "runtime.kernel",
+    "KernelInterruptError": "errors",
     "KernelProvisionerBase": "provisioning.base",
     "KernelProvisionerFactory": "provisioning.factory",
     "KernelSpec": "kernelspec",
     "KernelSpecManager": "kernelspec",
     "LocalProvisioner": "provisioning.local",
+    "Pending": "caller",
+    "PendingCancelled": "caller",
+    "Session": "session",
 }
 """The public names and the modules that hold them."""
 

@@ -10,6 +10,8 @@ CobnutError
 ├── TransportClosedError          the sockets were closed on our side
 ├── NoSuchKernel                  no kernelspec has that name
 ├── DuplicateKernelError          the kernel id is taken
+├── UnknownSubshellError          the kernel has no subshell of that id
+├── KernelInterruptError          a call to the kernel was interrupted
 └── KernelError                   a kernel did not do what was asked
     ├── KernelStartError            it could not be started
     ├── KernelStartCancelled        its start was cancelled, and undone
@@ -64,6 +66,21 @@ class NoSuchKernel(CobnutError, KeyError):  # noqa: N818 - the field's name
 
 class DuplicateKernelError(CobnutError, ValueError):
     """A kernel id is taken."""
+
+
+class UnknownSubshellError(CobnutError, KeyError):
+    """The kernel has no subshell of that id."""
+
+    def __init__(self, subshell_id: str) -> None:
+        super().__init__(subshell_id)
+        self.subshell_id = subshell_id
+
+    def __str__(self) -> str:
+        return f"Unknown subshell_id {self.subshell_id!r}"
+
+
+class KernelInterruptError(CobnutError):
+    """A call to the kernel was interrupted; code that a cell runs sees `KeyboardInterrupt`."""
 
 
 class KernelError(CobnutError, RuntimeError):

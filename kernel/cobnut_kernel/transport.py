@@ -48,7 +48,8 @@ class SocketSpec:
     """What a socket is to be.
 
     The high-water mark is off by default: a queue that silently drops is never what a kernel's channel wants.
-    `linger` is how long the thread's end waits for what was not sent yet, in milliseconds.
+    `linger` is how long the thread's end waits for what was not sent yet, in milliseconds. `monitor` is where an
+    inproc PAIR that is open already hears of connections made and lost.
     """
 
     type: zmq.SocketType
@@ -58,6 +59,7 @@ class SocketSpec:
     subscribe: bytes | None = None
     linger: int = 200
     options: dict[zmq.SocketOption, int | bytes] = field(default_factory=dict[zmq.SocketOption, "int | bytes"])
+    monitor: str = ""
 
 
 class Endpoint:
@@ -102,7 +104,7 @@ class Endpoint:
             return False
         return True
 
-    def set_option(self, option: zmq.SocketOption, value: int) -> None:
+    def set_option(self, option: zmq.SocketOption, value: int | bytes) -> None:
         """Set an option of the open socket, in the I/O thread."""
         if self._socket is not None:
             self._socket.setsockopt(option, value)
@@ -164,6 +166,8 @@ def _configure(opened: zmq.Socket[bytes], spec: SocketSpec) -> None:
         opened.setsockopt(option, value)
     if spec.subscribe is not None:
         opened.setsockopt(zmq.SUBSCRIBE, spec.subscribe)
+    if spec.monitor:
+        opened.monitor(spec.monitor, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
 
 
 class IOThread:
@@ -191,7 +195,12 @@ class IOThread:
         """Return the process's I/O thread; it starts with the first socket and ends with the last."""
         return cls._process_thread
 
-    def open(self, spec: SocketSpec, on_frames: Callable[[list[bytes]], None]) -> Endpoint:
+    def open(
+        self,
+        spec: SocketSpec,
+        on_frames: Callable[[list[bytes]], None],
+        opening: Callable[[Endpoint], None] = lambda _endpoint: None,  # gets it before any message can come
+    ) -> Endpoint:
         """Open a socket; `on_frames` is called with every message, in the I/O thread, and must not wait.
 
         Raises:
@@ -200,6 +209,7 @@ class IOThread:
         """
         self._refuse_itself()
         endpoint = Endpoint(self, spec, on_frames)
+        opening(endpoint)
         with self._lock:
             self._start()
             try:
@@ -234,6 +244,10 @@ class IOThread:
         """Tell whether the caller runs in the I/O thread."""
         return threading.current_thread() is self._thread
 
+    def is_running(self) -> bool:
+        """Tell whether the thread runs: only then is what it was asked to do going to be done."""
+        return self._thread is not None
+
     # ── only in the I/O thread ──────────────────────────────────────────────────────────────────────────────────────
 
     def call_later(self, seconds: float, callback: Callable[..., object], *args: Any) -> None:
@@ -248,6 +262,11 @@ class IOThread:
         """Call back once when a file descriptor, a pidfd say, can be read."""
         self._files[fd] = callback
         self._poller.register(fd, zmq.POLLIN)
+
+    def unwatch_file(self, fd: int) -> None:
+        """Wait for a file descriptor no longer, before it is closed; in a call of its own, not in a callback's."""
+        if self._files.pop(fd, None) is not None:
+            self._poller.unregister(fd)
 
     # ── the thread's life ───────────────────────────────────────────────────────────────────────────────────────────
 

@@ -71,7 +71,7 @@ def test_the_package_alone_imports_nothing() -> None:
     assert with_parts(modules_after("import cobnut_kernel"), HEAVY | {"cobnut_kernel.errors"}) == set()
 
 
-@pytest.mark.parametrize("module", ["messages", "json", "codec", "connection"])
+@pytest.mark.parametrize("module", ["messages", "json", "codec", "connection", "fork"])
 def test_the_protocol_imports_no_input_or_output(module: str) -> None:
     """Each module of the protocol loads without sockets, loops and IPython."""
     modules = modules_after(f"import cobnut_kernel.protocol.{module}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 import threading
@@ -279,6 +280,36 @@ def test_a_wildcard_becomes_a_port(opened: Open) -> None:
     """The endpoint names the address it was given by the system."""
     endpoint = opened(SocketSpec(zmq.ROUTER, "tcp://127.0.0.1:*", bind=True))
     assert int(endpoint.url.rpartition(":")[2]) > 0
+
+
+def test_a_monitor_hears_of_connections_made_and_lost(opened: Open, peer: Peer, url: str) -> None:
+    """Those that came as soon as the socket was there are among them."""
+    events, early = Inbox[list[bytes]](), peer(zmq.DEALER)
+    early.connect(url)
+    opened(SocketSpec(zmq.PAIR, f"inproc://{url}"), events.put)
+    opened(SocketSpec(zmq.ROUTER, url, bind=True, monitor=f"inproc://{url}"))
+    late = peer(zmq.DEALER)
+    late.connect(url)
+    descriptors = {struct.unpack("=hi", event[0]) for event in drain(events, 2)}
+    assert {kind for kind, _ in descriptors} == {zmq.EVENT_ACCEPTED}
+    assert len(descriptors) == 2
+    early.close(0)
+    late.close(0)
+    lost = {struct.unpack("=hi", event[0]) for event in drain(events, 2)}
+    assert lost == {(zmq.EVENT_DISCONNECTED, descriptor) for _, descriptor in descriptors}
+
+
+def test_who_opens_a_socket_has_its_endpoint_before_the_first_message(peer: Peer, url: str) -> None:
+    """A handler that needs the endpoint finds it, however soon a peer sends."""
+    sender, endpoints, seen = peer(zmq.PUSH), list[Endpoint](), Inbox[int]()
+    sender.connect(url)
+    for _ in range(50):
+        sender.send(b"x")
+    spec = SocketSpec(zmq.PULL, url, bind=True)
+    endpoint = IOThread.shared().open(spec, lambda _frames: seen.put(len(endpoints)), endpoints.append)
+    assert drain(seen, 50) == [1] * 50
+    assert endpoints == [endpoint]
+    endpoint.close()
 
 
 def test_a_handler_that_raises_stops_nothing(opened: Open, url: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -261,11 +261,20 @@ class WireClient:
         self.sockets[channel].send_multipart(self.codec.encode(message))
         return exchange
 
-    def send_code(self, code: str, *, channel: Channel = Channel.SHELL, **content: Any) -> Exchange:
+    def send_code(
+        self,
+        code: str,
+        *,
+        channel: Channel = Channel.SHELL,
+        subshell: str | None = None,
+        tags: list[str] | None = None,
+        **content: Any,
+    ) -> Exchange:
         """Send a cell and do not wait for it."""
         defaults = {"silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": False}
         content = {"code": code, **defaults, "stop_on_error": True, **content}
-        return self.request(MessageType.EXECUTE_REQUEST, content, channel)
+        options = {"subshell_id": subshell, "metadata": {"tags": tags} if tags is not None else {}}
+        return self.request(MessageType.EXECUTE_REQUEST, content, channel, **options)
 
     @property
     def waits(self) -> bool:
@@ -282,6 +291,14 @@ class WireClient:
     def ask(self, msg_type: str, content: dict[str, Any] | None = None, channel: Channel = Channel.SHELL) -> Exchange:
         """Send a request and wait for its reply and idle."""
         return self.finish(self.request(msg_type, content, channel))
+
+    def control(self, msg_type: str, **content: Any) -> dict[str, Any]:
+        """Ask something on the control channel and return the content of the reply."""
+        return self.ask(msg_type, content, Channel.CONTROL).content
+
+    def create_subshell(self, **content: Any) -> str:
+        """Start a subshell and return its id."""
+        return self.control(MessageType.CREATE_SUBSHELL_REQUEST, **content)["subshell_id"]
 
     def finish(self, exchange: Exchange, *, timeout: float = TIMEOUT) -> Exchange:
         """Wait for the reply to a request and for idle."""

@@ -28,7 +28,11 @@ class Channel(StrEnum):
 
 
 class MessageType(StrEnum):
-    """The message types of the specification; a header may name others, which are not errors."""
+    """The message types of the specification and our own; a header may name others, which are not errors.
+
+    Ours are the requests interrupt_cells, journal, stack and variables, with their replies: kernel_info names them in
+    `supported_features`.
+    """
 
     CLEAR_OUTPUT = "clear_output"
     COMM_CLOSE = "comm_close"
@@ -59,22 +63,30 @@ class MessageType(StrEnum):
     INPUT_REQUEST = "input_request"
     INSPECT_REPLY = "inspect_reply"
     INSPECT_REQUEST = "inspect_request"
+    INTERRUPT_CELLS_REPLY = "interrupt_cells_reply"
+    INTERRUPT_CELLS_REQUEST = "interrupt_cells_request"
     INTERRUPT_REPLY = "interrupt_reply"
     INTERRUPT_REQUEST = "interrupt_request"
     IOPUB_WELCOME = "iopub_welcome"
     IS_COMPLETE_REPLY = "is_complete_reply"
     IS_COMPLETE_REQUEST = "is_complete_request"
+    JOURNAL_REPLY = "journal_reply"
+    JOURNAL_REQUEST = "journal_request"
     KERNEL_INFO_REPLY = "kernel_info_reply"
     KERNEL_INFO_REQUEST = "kernel_info_request"
     LIST_SUBSHELL_REPLY = "list_subshell_reply"
     LIST_SUBSHELL_REQUEST = "list_subshell_request"
     SHUTDOWN_REPLY = "shutdown_reply"
     SHUTDOWN_REQUEST = "shutdown_request"
+    STACK_REPLY = "stack_reply"
+    STACK_REQUEST = "stack_request"
     STATUS = "status"
     STREAM = "stream"
     UPDATE_DISPLAY_DATA = "update_display_data"
     USAGE_REPLY = "usage_reply"
     USAGE_REQUEST = "usage_request"
+    VARIABLES_REPLY = "variables_reply"
+    VARIABLES_REQUEST = "variables_request"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,57 +1,95 @@
-"""Which thread answers a request, in which order, with busy before and idle after."""
+"""In which order requests are answered, with busy before and idle after."""
 
 from __future__ import annotations
 
 import logging
 import traceback
 from collections import deque
-from collections.abc import Awaitable, Callable
-from enum import Enum
-from typing import Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cobnut_kernel.protocol.codec import EMPTY
-from cobnut_kernel.protocol.json import dumps
-from cobnut_kernel.protocol.messages import Channel, Message, MessageType
-from cobnut_kernel.runtime.job import CurrentJob, Job
-from cobnut_kernel.runtime.sockets import Outbox, Outgoing
+import anyio
+
+from cobnut_kernel.errors import UnknownSubshellError
+from cobnut_kernel.protocol.codec import DELIMITER, EMPTY
+from cobnut_kernel.protocol.json import dumps, loads
+from cobnut_kernel.protocol.messages import Channel, MessageType
+from cobnut_kernel.runtime.outbox import Outbox, Outgoing
 from cobnut_kernel.transport import Bell
 
-Handler = Callable[[Job], Awaitable["dict[str, Any] | None"]]
-"""Answers one request: the content of the reply, or None where the request has none."""
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
-_log = logging.getLogger(__name__)
+    from cobnut_kernel.runtime.job import Job
+    from cobnut_kernel.runtime.routing import CurrentJob
 
+    Content = dict[str, Any]
+    Handler = Callable[[Job], Awaitable["Content | Reply | None"]]
+    SendReply = Callable[[Job, Content], Coroutine[Any, Any, None]]
 
-class LaneName(Enum):
-    """A thread that answers requests, one after the other."""
-
-    MAIN = "main"
-    CONTROL = "control"
-
-
-LANES: dict[str, LaneName] = {MessageType.EXECUTE_REQUEST: LaneName.MAIN}
-"""The thread of each request; what is not named is answered by the control thread, while cells run too.
-
-Cells sent on the control channel are no exception: only in the main thread can they be interrupted.
-"""
-
-REPLIES: dict[str, MessageType] = {
-    request: MessageType(request.replace("_request", "_reply"))
-    for request in MessageType
-    if request.endswith("_request")
+REPLIES: dict[str, str] = {
+    request: str(request).replace("_request", "_reply") for request in MessageType if request.endswith("_request")
 }
 """The type of the reply to each request."""
 
 _NOT_ANSWERED = {"ename": "NotImplementedError", "evalue": "This kernel does not answer such a request."}
-_STATUS: dict[str, bytes] = {state: dumps({"execution_state": state}) for state in ("starting", "busy", "idle")}
+_log = logging.getLogger(__name__)
 
 
-def publish_status(outbox: Outbox, state: str, parent: bytes = EMPTY, *, soon: bool = True) -> None:
-    """Publish an execution state: starting, busy or idle (specification: "Kernel status")."""
-    outbox.post(Outgoing(Channel.IOPUB, MessageType.STATUS, _STATUS[state], parent), soon=soon)
+class Reply(NamedTuple):
+    """A reply that has more than its content."""
+
+    content: Content
+    metadata: Content | None = None
+    buffers: tuple[bytes, ...] = ()
 
 
-def error_content(error: BaseException) -> dict[str, Any]:
+class ReplySocket(NamedTuple):
+    """The way back to the clients of one channel; what the documentation calls a job's socket is never zmq's own."""
+
+    channel: Channel
+    outbox: Outbox
+
+    def send(self, job: Job, content: Content | Reply, msg_type: str = "") -> None:
+        """Send the reply to a request, where it has one; `msg_type` for another answer."""
+        kind = msg_type or REPLIES.get(job.message.msg_type)
+        if kind is None:
+            return
+        reply = content if isinstance(content, Reply) else Reply(content)
+        self.outbox.post(
+            Outgoing(
+                self.channel,
+                kind,
+                _written(reply.content),
+                job.parent,
+                _written(reply.metadata) if reply.metadata else EMPTY,
+                job.message.identities,
+                reply.buffers,
+            ),
+            soon=False,
+        )
+
+    def send_multipart(self, frames: Sequence[bytes]) -> None:
+        """Send what `Session` has written: a message in its turn, under a header of the kernel's own.
+
+        Raises:
+            ValueError: the frames are no message.
+        """
+        place = list(frames).index(DELIMITER)
+        header, parent, metadata, content, *buffers = frames[place + 2 :]
+        kind = loads(header)["msg_type"]
+        identities = tuple(frames[:place])
+        self.outbox.post(Outgoing(self.channel, kind, content, parent, metadata, identities, tuple(buffers)))
+
+
+def _written(content: Content) -> bytes:
+    try:
+        return dumps(content)
+    except Exception as error:  # what cannot be sent must not cost the requester its reply
+        return dumps(error_content(error))
+
+
+def error_content(error: BaseException) -> Content:
     """Write an error as the content of a reply (specification: "Request-Reply")."""
     return {
         "status": "error",
@@ -69,96 +107,140 @@ def text_of(error: object) -> str:
         return f"<unprintable {type(error).__name__}>"
 
 
-class Lane:
-    """Requests in the order of their arrival, and the loop that answers them."""
+class Status:
+    """Publishes what the kernel is doing (specification: "Kernel status").
 
-    def __init__(self, outbox: Outbox, current: CurrentJob, handlers: dict[str, Handler]) -> None:
+    Every busy and idle belongs to a request. Its metadata says how many cells run in the whole kernel, for a front
+    end that has one lamp for all of them.
+    """
+
+    def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
+        self._cells: set[Job] = set()
+        self._contents = {state: dumps({"execution_state": state}) for state in ("starting", "busy", "idle")}
+        self._metadata: list[bytes] = [b'{"kernel_busy":%d}' % number for number in range(100)]
+
+    def starting(self) -> None:
+        """Say, once, that the kernel starts."""
+        self._publish("starting", EMPTY)
+
+    def busy(self, job: Job) -> None:
+        """Say that a request is being handled."""
+        if job.message.msg_type == MessageType.EXECUTE_REQUEST:
+            self._cells.add(job)
+        self._publish("busy", job.parent, soon=False)
+
+    def idle(self, job: Job) -> None:
+        """Say that nothing more will come because of a request, but what its tasks and threads still do."""
+        self._cells.discard(job)
+        self._publish("idle", job.parent)
+
+    def _publish(self, state: str, parent: bytes, *, soon: bool = True) -> None:
+        count = self._metadata[min(len(self._cells), len(self._metadata) - 1)]
+        self._outbox.post(Outgoing(Channel.IOPUB, MessageType.STATUS, self._contents[state], parent, count), soon=soon)
+
+
+class Answering:
+    """Carries out handlers: busy, the reply whatever happens, idle."""
+
+    def __init__(self, status: Status, current: CurrentJob) -> None:
+        self._status = status
         self._current = current
-        self._handlers = handlers
+
+    async def run(self, handler: Handler | None, job: Job, send_reply: SendReply) -> None:
+        """Answer one request."""
+        self._current.begin(job)
+        self._status.busy(job)
+        content = await _handle(handler, job)
+        # What waits now was sent before the reply; what comes after it must run (ipykernel #609).
+        behind = job.lane.take() if job.stops_queue and job.lane is not None else ()
+        if content is not None:
+            await send_reply(job, content)  # pyright: ignore[reportArgumentType] - a Reply goes the same way
+        self._status.idle(job)
+        self._current.end(job)
+        for waiting in behind:
+            self.refuse(waiting)
+
+    def refuse(self, job: Job, content: Content | None = None) -> None:
+        """Answer a request that is not carried out, at once; from any thread."""
+        self._status.busy(job)
+        if job.socket is not None:
+            job.socket.send(job, content or {"status": "aborted"})
+        self._status.idle(job)
+
+
+async def _handle(handler: Handler | None, job: Job) -> Content | Reply | None:
+    if handler is None:
+        return {"status": "error", **_NOT_ANSWERED, "traceback": []}
+    try:
+        return await handler(job)
+    except UnknownSubshellError as error:  # it was taken away meanwhile
+        return {**error_content(error), "traceback": []}
+    except Exception as error:  # a request that fails is answered, and the next one is served
+        _log.exception("A %s failed", job.message.msg_type)
+        return error_content(error)
+
+
+class Lane:
+    """Requests in the order of their arrival, and the loop that answers them.
+
+    `refuse` answers one that is not carried out.
+    """
+
+    def __init__(self, refuse: Callable[[Job], None]) -> None:
+        self._refuse = refuse
         self._jobs: deque[Job] = deque()
         self._bell = Bell()
         self._closed: bool = False
-        self._last_number: int = -1
-        self._aborted_until: int = -1
 
     def put(self, job: Job) -> None:
         """Queue a request; from any thread."""
-        self._last_number = job.number
         self._jobs.append(job)
-        self._bell.ring()
+        if self._closed:
+            self.abort()
+        else:
+            self._bell.ring()
 
     def close(self) -> None:
         """Answer no more; from any thread. What still waits is refused."""
         self._closed = True
+        self.abort()
         self._bell.ring()
 
-    def abort_queued(self) -> None:
-        """Refuse the execute requests that wait now; those that come later run (ipykernel #609)."""
-        self._aborted_until = self._last_number
+    def abort(self, select: Callable[[Job], bool] = lambda _: True) -> list[Job]:
+        """Refuse the requests that wait now, or some of them; from any thread."""
+        taken = self.take(select)
+        for job in taken:
+            self._refuse(job)
+        return taken
+
+    def take(self, select: Callable[[Job], bool] = lambda _: True) -> list[Job]:
+        """Take the requests that wait now, or some of them, out of the queue; from any thread."""
+        return [job for job in list(self._jobs) if select(job) and self._take(job)]
+
+    def _take(self, job: Job) -> bool:
+        try:
+            self._jobs.remove(job)
+        except ValueError:  # its turn has come
+            return False
+        return True
 
     async def serve(self) -> None:
-        """Answer requests until closed."""
+        """Answer requests one after the other until closed."""
         while not self._closed:
-            if self._jobs:
-                await self._answer(self._jobs.popleft())
-            else:
+            try:
+                job = self._jobs.popleft()
+            except IndexError:
                 await self._bell.wait(lambda: self._jobs or self._closed)
-        self.abort_queued()
-        while self._jobs:
-            self._refuse(self._jobs.popleft())
+            else:
+                job.lane = self
+                await job.answer()
 
-    async def _answer(self, job: Job) -> None:
-        if job.number <= self._aborted_until and job.message.msg_type == MessageType.EXECUTE_REQUEST:
-            self._refuse(job)
-            return
-        self._current.begin(job)
-        publish_status(self._outbox, "busy", job.parent, soon=False)
-        self.reply(job, await self._handle(job))
-        publish_status(self._outbox, "idle", job.parent)
-
-    async def _handle(self, job: Job) -> dict[str, Any] | None:
-        handler = self._handlers.get(job.message.msg_type)
-        if handler is None:
-            return {"status": "error", **_NOT_ANSWERED, "traceback": []}
-        try:
-            return await handler(job)
-        except Exception as error:  # a request that fails is answered, and the next one is served
-            _log.exception("A %s failed", job.message.msg_type)
-            return error_content(error)
-
-    def _refuse(self, job: Job) -> None:
-        publish_status(self._outbox, "busy", job.parent, soon=False)
-        if job.message.msg_type in REPLIES:
-            self.reply(job, {"status": "aborted"})
-        publish_status(self._outbox, "idle", job.parent)
-
-    def reply(self, job: Job, content: dict[str, Any] | None) -> None:
-        """Send the reply to a request, where it has one."""
-        reply_type = REPLIES.get(job.message.msg_type)
-        if content is not None and reply_type is not None:
-            self._outbox.post(
-                Outgoing(job.channel, reply_type, _written(content), job.parent, identities=job.message.identities),
-                soon=False,
-            )
-
-
-def _written(content: dict[str, Any]) -> bytes:
-    try:
-        return dumps(content)
-    except Exception as error:  # what cannot be sent must not cost the requester its reply
-        return dumps(error_content(error))
-
-
-class Dispatcher:
-    """Sends each request to its lane."""
-
-    def __init__(self, lanes: dict[LaneName, Lane]) -> None:
-        self._lanes = lanes
-        self._received: int = 0
-
-    def receive(self, channel: Channel, message: Message) -> None:
-        """Queue a request; called in the I/O thread."""
-        self._received += 1
-        name = LANES.get(message.msg_type, LaneName.CONTROL)
-        self._lanes[name].put(Job(channel, message, self._received))
+    async def serve_beside(self) -> None:
+        """Answer requests as they come, each in a task of its own, until closed and all are answered."""
+        async with anyio.create_task_group() as tasks:
+            while not self._closed:
+                while self._jobs:
+                    with suppress(IndexError):  # refused meanwhile
+                        tasks.start_soon(self._jobs.popleft().answer)
+                await self._bell.wait(lambda: self._jobs or self._closed)

@@ -1,12 +1,16 @@
-"""Who runs in the main thread, and how to stop it.
+"""Which cells run, in whatever thread, and how they are stopped.
 
 Laws of the file:
 
 * User code sees `KeyboardInterrupt`, whether it computes, blocks or awaits.
-* It is raised only below `_drive`'s frame, which catches it, or in a task of the user's, whose end our loop survives:
-  none can reach the kernel or the next cell.
-* Our own code is never interrupted half way: a signal that finds it comes again a moment later, or is delivered
+* It is raised only below the frame of a cell's `drive`, which catches it, or in a task of the user's, whose end its
+  loop survives: none can reach the kernel or the next cell.
+* Our own code is never interrupted half way: an interrupt that finds it comes again a moment later, or is delivered
   where user code calls us next.
+
+How a cell is reached depends on what it does at the moment: what the main thread executes, by a signal; what awaits,
+in its loop (awaiting.py); what another thread executes, by an exception raised from outside (running.py), or by ending
+the wait that blocks it (blocking.py). Until the cell has seen it, the I/O thread looks again and again.
 """
 
 from __future__ import annotations
@@ -14,252 +18,386 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 import threading
-import types
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+import time
+from collections import deque
+from itertools import count
+from math import ceil
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
-from cobnut_kernel.runtime.loop import KernelLoop
+from cobnut_kernel.protocol.messages import MessageType
+from cobnut_kernel.runtime.awaiting import AsyncioHost, TrioHost
+from cobnut_kernel.runtime.blocking import make_interruptible
+from cobnut_kernel.runtime.children import interrupt_children, remember_children
+from cobnut_kernel.runtime.frames import end_at_the_cell, is_careful, is_original_call, is_ours
+from cobnut_kernel.runtime.running import CELL, HERE, CellThread, Interrupted, RunningCell
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Generator
+    import types
+    from collections.abc import Callable, Coroutine, Sequence
 
+    from cobnut_kernel.runtime.job import Job
     from cobnut_kernel.transport import IOThread
 
-T = TypeVar("T")
+__all__ = ["POKE", "Interrupted", "Interrupts", "RunningCell", "end_at_the_cell"]
 
-_AGAIN = 0.005
-"""Seconds until a signal that found our own code is sent again, and until one that nobody heard is looked after."""
+T = TypeVar("T")
 
 POKE = signal.SIGURG
 """A signal that means nothing and is handled after SIGINT: when its handler runs, that of SIGINT has run."""
 
-_OURS = str(Path(__file__).parents[1])
-_LOOPS = tuple(str(Path(str(module.__file__)).parent) for module in (asyncio, anyio))
+_AGAIN = 0.005
+"""Seconds until an interrupt that has not been seen is looked after; later looks are further apart."""
+
+_RARELY = 0.25
+"""Seconds between two looks after an interrupt that has been due for long, in a call that cannot be stopped."""
+
+_INSIST = 1.0
+"""Seconds until a cell whose time is up, and that has caught its interrupt and gone on, is interrupted once more."""
 
 
-@dataclass(frozen=True)
-class Interrupted:
-    """What a cell comes to that was interrupted where nobody else had caught it."""
+_REMEMBERED = 100
+"""How many interrupts are remembered for the cells that were on their way from their queue to us."""
 
-    error: KeyboardInterrupt
+_GLANCE = 0.001
+"""Seconds between two looks at the cells of which one wants to know whether they are stuck."""
 
 
 class Interrupts:
-    """Runs cells of the main thread so that they can be interrupted, and does it."""
+    """Runs cells so that they can be interrupted, in any number of threads and loops, and does it."""
 
     def __init__(self, thread: IOThread) -> None:
-        self._thread = thread
-        self._generation: int = 0
-        self._task: asyncio.Task[Any] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._aimed_at: int | None = None
-        self._wanted: int | None = None
-        self._retrying: bool = False
-        self._sending = threading.Lock()
-        self._unheard: bool = False
         self.due: bool = False
-        self._cancels: int = 0
+        self._io_thread = thread
+        self._numbers = count()
+        self._running: dict[int, RunningCell] = {}
+        self._threads: dict[int, CellThread] = {}
+        self._sending = threading.Lock()
+        self._attempting = threading.Lock()
+        self._expected: bool = False
+        self._unheard: bool = False
+        self._look: int = 0
+        self._looks_since: float = 0.0
+        self._stopped: deque[tuple[int, Callable[[Job], bool]]] = deque(maxlen=_REMEMBERED)
+        self._stopped_before: int = -1
+        self.resume: Callable[[int], object] | None = None  # lets a thread go on that a debugger has stopped
 
-    async def run(self, coroutine: Coroutine[Any, Any, T]) -> T | Interrupted:
-        """Run a cell's coroutine; an interrupt reaches it, wherever it is, as KeyboardInterrupt."""
-        self._generation += 1
-        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
-        try:
-            return await self._drive(coroutine)
-        finally:
-            with self._sending:  # a signal that is being sent is heard here
-                self._aimed_at = None
-            self._forget_cancels()
-            self._task = None
+    # ── running cells ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def interrupt(self) -> None:
-        """Interrupt the cell that runs, and the children in its process group; from any thread, at once.
+    async def run(self, coroutine: Coroutine[Any, Any, T], job: Job, timeout: float | None = None) -> T | Interrupted:
+        """Run a cell's coroutine in this thread; an interrupt reaches it, wherever it is, as KeyboardInterrupt.
 
-        The signal carries the number of the cell it is meant for, so that it cannot hit the next one. Where no cell
-        runs, it frees the main thread from a task that blocks it, and otherwise does nothing.
+        Several may run at once, in one loop (each in a task of its own, or one within another) and in many. A cell
+        whose `timeout`, in seconds, has passed is interrupted alone, and again every second until it ends; then it
+        comes to `Interrupted`, whatever it made of that.
         """
-        if self._task is None and signal.getsignal(signal.SIGINT) != self.on_signal:
-            return
+        cell = self._begin(coroutine, job)
+        if timeout is not None:
+            self._io_thread.call_soon(self._io_thread.call_later, timeout, self._time_out, cell.number)
+        try:
+            result: T | Interrupted = await cell.drive()
+        finally:
+            self._end(cell)
+        if cell.timed_out and cell.interrupted:
+            error = result.error if isinstance(result, Interrupted) else KeyboardInterrupt()
+            return Interrupted(error, timed_out=True)
+        return result
+
+    def running(self) -> list[RunningCell]:
+        """Return the cells that run, in the order of their begin."""
+        return list(self._running.values())
+
+    async def stuck(self, cells: Sequence[RunningCell], grace: float = 0.03) -> list[dict[str, Any]]:
+        """Say which of the interrupted cells have not seen it within `grace` seconds, and where they are.
+
+        Returns:
+            For each: `msg_id` and `subshell_id` of its request, and `stack`, the lines of its traceback.
+        """
+        for _ in range(ceil(grace / _GLANCE)):
+            if not any(cell.wanted for cell in cells):
+                break
+            await anyio.sleep(_GLANCE)
+        return [_described(cell) for cell in cells if cell.wanted]
+
+    def _begin(self, coroutine: Coroutine[Any, Any, Any], job: Job) -> RunningCell:
+        thread = HERE.thread
+        if thread is None or self._threads.get(thread.ident) is not thread:
+            thread = self._enter_thread()
+        cell = RunningCell(job, next(self._numbers), thread, coroutine, self._on_taken)
+        if thread.host is not (host := _host(thread.host)):
+            thread.host, thread.blocked_since = host, 0.0
+        cell.task = host.task()
+        cell.outer = thread.current
+        if cell.outer is not None:
+            cell.outer.inner = cell
+        CELL.set(cell)
+        self._running[cell.number] = cell
+        if job.number < self._stopped_before and self._was_stopped(job):
+            cell.wanted = True
+            self._attend_soon()
+        return cell
+
+    def _end(self, cell: RunningCell) -> None:
+        with self._sending:  # a signal that is being sent is heard here
+            self._running.pop(cell.number)
+        if cell.wanted or cell.due:
+            cell.wanted = cell.due = False
+            self._on_taken(cell)
+        if cell.cancels and cell.thread.host is not None:
+            cell.thread.host.forget_cancels(cell)
+        if cell.outer is not None:
+            cell.outer.inner = None
+
+    def _was_stopped(self, job: Job) -> bool:
+        """Tell whether a cell was interrupted when it waited no more and did not run yet."""
+        is_cell = job.message.msg_type == MessageType.EXECUTE_REQUEST
+        return is_cell and any(job.number < before and select(job) for before, select in list(self._stopped))
+
+    def _enter_thread(self) -> CellThread:
+        if HERE.thread is None:
+            HERE.thread = CellThread()
+        thread = HERE.thread
+        living = [each for each in self._threads.values() if each.thread.is_alive()]
+        self._threads = {each.ident: each for each in (*living, thread)}  # others walk through the one before
+        remember_children()
+        if not thread.is_main:
+            make_interruptible()
+        return thread
+
+    # ── interrupting ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def interrupt(self, select: Callable[[Job], bool] | None = None, before: int = -1) -> list[RunningCell]:
+        """Interrupt the cells that run, or those whose job is selected; from any thread, at once.
+
+        Without `select` the interrupt is the whole process's: children in its process group get it too, and a task
+        that blocks a loop is ended. With it, only the children that the selected cells have started do, and no other
+        cell's code is touched. Where no cell runs, a task that blocks a loop is ended, and nothing else happens.
+        A cell whose job's number is below `before`, and that is on its way from its queue to us, is interrupted when it
+        begins.
+
+        Returns:
+            The cells that were interrupted.
+        """
+        self._stopped.append((before, select or (lambda _: True)))
+        self._stopped_before = max(before, self._stopped_before)
+        cells = [cell for cell in self.running() if select is None or select(cell.job)]
+        return self._interrupt(cells, everything=select is None)
+
+    def _interrupt(self, cells: list[RunningCell], *, everything: bool) -> list[RunningCell]:
+        cells = list(dict.fromkeys(each for cell in cells for each in _with_inner(cell)))
         with self._sending:
-            self._aimed_at = self._generation
-            if self._task is not None and os.getpgrp() == os.getpid():
-                os.killpg(os.getpid(), signal.SIGINT)
-            else:
+            cells = [cell for cell in cells if cell.number in self._running]
+            # A handler of the user's own, in the place of ours, has the main thread to itself.
+            listens = signal.getsignal(signal.SIGINT) == self.on_signal
+            self._want([cell for cell in cells if listens or not cell.thread.is_main], everything=everything)
+            self._send(cells, everything=everything, listens=listens)
+            if cells and everything:  # one that has begun meanwhile may have lost its child
+                late = [cell for cell in self.running() if cell not in cells]
+                self._want([cell for cell in late if listens or not cell.thread.is_main], everything=True)
+                cells += late
+        self._attempt_all()
+        self._attend_soon()
+        return cells
+
+    def _send(self, cells: list[RunningCell], *, everything: bool, listens: bool) -> None:
+        """Send SIGINT to the child processes, and to the main thread where it executes one of these cells."""
+        main = self._main_thread()
+        if cells and everything and _leads_its_group():
+            self._expected = listens
+            os.killpg(os.getpid(), signal.SIGINT)
+        else:
+            interrupt_children(cells)
+            if main is not None and (main.current in cells or (everything and _in(main, cells))):
+                self._expected = listens
                 _kill_main(signal.SIGINT)
-            _kill_main(POKE)
-        self.insist()
+        if self._expected:
+            self._unheard = True
+            self._poke()
 
     def interrupt_again(self) -> None:
-        """Raise an interrupt once more, a moment later, that the running code has not got to see."""
-        if self._task is not None:
-            self._wanted = self._generation
-            self._come_again()
+        """Raise an interrupt once more that Python has dropped in this thread, a moment later."""
+        thread = HERE.thread
+        if thread is not None:
+            if thread.current is not None:
+                thread.current.wanted = True
+            else:
+                thread.ask_for_a_sign()
+            self._attend_soon()
+
+    def _want(self, cells: list[RunningCell], *, everything: bool) -> None:
+        """Say that these cells are to be interrupted, and ask their loops to do so where they await."""
+        for cell in cells:
+            cell.wanted = True
+            if cell.thread.current is not cell:
+                cell.cancel_soon()
+        for thread in self._threads.values():
+            here = _in(thread, self.running())
+            if all(cell.wanted for cell in here) and (here or everything):
+                thread.ask_for_a_sign()
+
+    def _time_out(self, number: int) -> None:
+        cell = self._running.get(number)
+        if cell is not None:
+            cell.timed_out = True
+            cell.interrupted = False
+            self._interrupt([cell], everything=False)
+            self._io_thread.call_later(_INSIST, self._time_out, number)
+
+    def _on_taken(self, cell: RunningCell) -> None:
+        cell.due = False
+        cell.thread.blocked_since = cell.thread.blocked_since and time.monotonic()
+        self.due = any(each.due for each in self._running.values())
+
+    # ── until it has been seen ──────────────────────────────────────────────────────────────────────────────────────
+
+    def insist(self) -> None:
+        """See to it that the main thread hears of a SIGINT: it may have come just before a call that waits."""
+        self._unheard = True
+        self._attend_soon()
+
+    def _attend_soon(self) -> None:
+        self._look += 1
+        self._looks_since = time.monotonic()
+        self._io_thread.call_soon(self._attend, self._look)
+
+    def _attend(self, look: int) -> None:
+        """Look after what has not been seen yet, and again later until all has been."""
+        if look != self._look:  # another one has been asked for since
+            return
+        if self._attempt_all() or self._unheard:
+            pause = min(max(_AGAIN, (time.monotonic() - self._looks_since) / 10), _RARELY)
+            self._io_thread.call_later(pause, self._attend, look)
+
+    def _attempt_all(self) -> bool:
+        """Try to interrupt what is to be; from any thread.
+
+        Returns:
+            Whether there was something.
+        """
+        if self.resume is not None:
+            self._resume_all(self.resume)
+        cells = [cell for cell in self.running() if cell.wanted and cell.inner is None]
+        threads = [each for each in self._threads.values() if each.is_blocked()]
+        if self._unheard or any(each.is_main for each in (*threads, *(cell.thread for cell in cells))):
+            self._poke()
+        if self._attempting.acquire(blocking=False):  # one at a time, and whoever comes second need not wait
+            try:
+                for cell in cells:
+                    self._attempt(cell)
+                for thread in threads:
+                    if not thread.is_main and thread.interrupt_from_outside(None):
+                        self.due = True
+            finally:
+                self._attempting.release()
+        return bool(cells or threads)
+
+    def _resume_all(self, resume: Callable[[int], object]) -> None:
+        """Let go on what a debugger has stopped and what is to be interrupted: there it can be."""
+        for thread in self._threads.values():
+            if thread.is_blocked() or any(cell.wanted for cell in _in(thread, self.running())):
+                resume(thread.ident)
+
+    def _poke(self) -> None:
+        """Make the main thread look for signals; libuv's waits go on where one has come, so its loop is woken too."""
+        _kill_main(POKE)
+        main = self._main_thread()
+        if main is not None and main.host is not None and main.current is None:
+            main.host.call_soon(_do_nothing)
+
+    def _attempt(self, cell: RunningCell) -> None:
+        if cell.thread.current is not cell:
+            cell.cancel_soon()
+        elif not cell.thread.is_main and cell.thread.interrupt_from_outside(cell):
+            cell.due = self.due = True
+
+    # ── in the thread of the code that is interrupted ───────────────────────────────────────────────────────────────
 
     def on_signal(self, _signum: int, frame: types.FrameType | None) -> None:
-        """Decide what SIGINT does, in the main thread: raise, cancel the awaiting cell, come again, or nothing.
+        """Take SIGINT, in the main thread: one that we did not send interrupts every cell.
 
         Raises:
             KeyboardInterrupt: the user's code is running in this thread.
         """
-        aimed_at, self._aimed_at = self._aimed_at, None
-        retrying, self._retrying = self._retrying, False
-        if not retrying or aimed_at is not None:
-            self._wanted = self._generation if aimed_at is None else aimed_at
+        expected, self._expected = self._expected, False
+        if not expected:
+            self._want([each for cell in self.running() for each in _with_inner(cell)], everything=True)
+            self._attend_soon()
+        self._deliver(frame)
+
+    def on_poke(self, _signum: int, frame: types.FrameType | None) -> None:
+        """Take note that the main thread has heard; a SIGINT that was ignored, as `os.system` does, counts now.
+
+        Raises:
+            KeyboardInterrupt: as `on_signal` does.
+        """
+        self._unheard = self._expected = False
         self._deliver(frame)
 
     def checkpoint(self) -> None:
         """Deliver an interrupt that is due, at the beginning of what user code calls again and again.
 
-        Code that does little else but print would be found in our own, whenever the signal came again.
+        Code that does little else but print would be found in our own, whenever it was looked after.
 
         Raises:
             KeyboardInterrupt: one was due.
         """
-        if threading.current_thread() is threading.main_thread():
-            frame = sys._getframe(1)
-            while frame.f_back is not None and _is_ours(frame):
-                frame = frame.f_back
-            self._deliver(frame)
+        thread = HERE.thread
+        if thread is not None:
+            thread.strike()
 
     def _deliver(self, frame: types.FrameType | None) -> None:
-        self.due = False
-        if self._wanted != self._generation:  # its cell has ended, or has been interrupted meanwhile
+        """Raise what is due in the main thread, unless our own code, or a loop's, was found there."""
+        main = self._main_thread()
+        if main is None or frame is None:
             return
-        if frame is not None and _is_ours(frame):
+        cell = main.current
+        if not (cell.wanted if cell is not None else main.is_kept_by_a_task(frame)):
+            return
+        if is_original_call(frame) or not is_careful(frame):
+            main.strike()
+        elif is_ours(frame):
             self.due = True
-            self._come_again()
-        elif _runs_a_cell(frame):
-            self._wanted = None
-            raise KeyboardInterrupt
-        else:
-            self._interrupt_the_loop(frame)
+            if cell is not None:
+                cell.due = True
 
-    def _interrupt_the_loop(self, frame: types.FrameType | None) -> None:
-        """Cancel the cell that awaits; until it has heard of it, look again whether it, or a task, blocks the loop."""
-        if self._loop is not None and self._task is not None:
-            self._loop.call_soon_threadsafe(self._cancel, self._generation)
-            self._come_again()
-        else:
-            self._wanted = None
-        if isinstance(self._loop, KernelLoop) and _steps_a_task(frame):
-            raise KeyboardInterrupt
+    def _main_thread(self) -> CellThread | None:
+        return self._threads.get(threading.main_thread().ident or 0)
 
-    @types.coroutine
-    def _drive(self, coroutine: Coroutine[Any, Any, T]) -> Generator[Any, Any, T | Interrupted]:
-        """Step the coroutine by hand, to turn our cancellation into the KeyboardInterrupt it stands for."""
-        step = partial(coroutine.send, None)
-        while True:
-            try:
-                awaited = step()
-            except StopIteration as finished:
-                return finished.value
-            except KeyboardInterrupt as error:
-                return Interrupted(error)
-            try:
-                answer = yield awaited
-            except asyncio.CancelledError as error:
-                step = partial(coroutine.throw, self._reason(error))
-            except BaseException as error:
-                step = partial(coroutine.throw, error)
-            else:
-                step = partial(coroutine.send, answer)
 
-    def _reason(self, cancelled: asyncio.CancelledError) -> BaseException:
-        if not self._cancels:
-            return cancelled
-        self._forget_cancels()
-        return KeyboardInterrupt()
+def _host(known: AsyncioHost | TrioHost | None) -> AsyncioHost | TrioHost:
+    """Return the running loop as a host of cells."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return known if known is not None and known.loop is TrioHost.current() else TrioHost()
+    return known if known is not None and known.loop is loop else AsyncioHost(loop)
 
-    def _cancel(self, generation: int) -> None:
-        if self._task is not None and generation == self._generation == self._wanted:
-            self._wanted = None
-            self._cancels += 1
-            self._task.cancel()
 
-    def _forget_cancels(self) -> None:
-        """Take back all we asked for: a count that stays would cancel task groups of later cells."""
-        while self._cancels:
-            self._cancels -= 1
-            if self._task is not None:
-                self._task.uncancel()
+def _in(thread: CellThread, cells: list[RunningCell]) -> list[RunningCell]:
+    return [cell for cell in cells if cell.thread is thread]
 
-    def _come_again(self) -> None:
-        self._thread.call_soon(self._thread.call_later, _AGAIN, self._again, self._generation)
 
-    def _again(self, generation: int) -> None:
-        if generation == self._generation == self._wanted:
-            self._retrying = True
-            _kill_main(signal.SIGINT)
-            self.insist()
+def _with_inner(cell: RunningCell) -> list[RunningCell]:
+    """Return a cell and those that run within it: they are part of what it does, and end before it can."""
+    return [cell] if cell.inner is None else [cell, *_with_inner(cell.inner)]
 
-    # ── a signal that nobody hears ──────────────────────────────────────────────────────────────────────────────────
 
-    def insist(self) -> None:
-        """See to it that the main thread hears of a SIGINT: it may have come just before a call that waits."""
-        self._unheard = True
-        self._thread.call_soon(self._thread.call_later, _AGAIN, self._poke, _AGAIN)
+def _described(cell: RunningCell) -> dict[str, Any]:
+    return {"msg_id": cell.job.message.msg_id, "subshell_id": cell.job.subshell_id, "stack": cell.stack()}
 
-    def on_poke(self, _signum: int, frame: types.FrameType | None) -> None:
-        """Take note that the main thread has heard; a SIGINT of ours that was ignored, as `os.system` does, counts now.
 
-        Raises:
-            KeyboardInterrupt: as `on_signal` does.
-        """
-        self._unheard = False
-        if self._aimed_at is None and not self._retrying:
-            return
-        if signal.getsignal(signal.SIGINT) == self.on_signal:
-            self.on_signal(signal.SIGINT, frame)
-        else:  # the user's own handler has got it
-            self._aimed_at, self._retrying = None, False
+def _leads_its_group() -> bool:
+    """Tell whether the processes of our group are our own children, and theirs."""
+    return os.getpgrp() == os.getpid()
 
-    def _poke(self, pause: float) -> None:
-        if self._unheard:
-            _kill_main(POKE)
-            self._thread.call_later(pause, self._poke, min(2 * pause, 0.5))
+
+def _do_nothing() -> None:
+    """Let a loop come round."""
 
 
 def _kill_main(signum: signal.Signals) -> None:
     ident = threading.main_thread().ident
     if ident is not None:
         signal.pthread_kill(ident, signum)
-
-
-def end_at_the_cell(trace: types.TracebackType | None) -> None:
-    """Take our own frames off the end of a traceback: what the user wants to see is the line that led to them."""
-    last = None
-    while trace is not None:
-        if not _is_ours(trace.tb_frame):
-            last = trace
-        trace = trace.tb_next
-    if last is not None:
-        last.tb_next = None
-
-
-def _is_ours(frame: types.FrameType) -> bool:
-    return frame.f_code.co_filename.startswith(_OURS)
-
-
-def _runs_a_cell(frame: types.FrameType | None) -> bool:
-    drive = Interrupts._drive.__code__
-    while frame is not None:
-        if frame.f_code is drive:
-            return True
-        frame = frame.f_back
-    return False
-
-
-def _steps_a_task(frame: types.FrameType | None) -> bool:
-    """Whether the loop runs a task or callback of the user's: its first frame, but for the loops', is not ours."""
-    first = None
-    while frame is not None and frame.f_code is not asyncio.Handle._run.__code__:
-        if not frame.f_code.co_filename.startswith(_LOOPS):
-            first = frame
-        frame = frame.f_back
-    return frame is not None and first is not None and not first.f_code.co_filename.startswith(_OURS)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 import re
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from cobnut_kernel.protocol.messages import Channel, MessageType
@@ -101,15 +103,21 @@ def slow_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def begin(client: WireClient, code: str, **options: object) -> Exchange:
     """Start a cell and wait until its code runs, so that the interrupt comes while it does."""
-    ran_before = client.kernel.stderr.count("started\n")
-    magic = code.startswith("%%")
-    cell = client.send_code(code if magic else f"print('begun')\n{code}", **options)
-    if not magic:
+    if code.startswith("%%"):
+        cell = client.send_code(code, **options)
+    else:
+        cell = client.send_code(f"print('begun')\n{code}", **options)
         client.wait_for_text(cell, "begun")
-    if "echo started" in code:  # until the command runs, Python is busy with starting it
-        seen = lambda: "started" in cell.text() or client.kernel.stderr.count("started\n") > ran_before  # noqa: E731
-        client.wait(seen, "the command's start")
+    if "echo started" in code:  # a shell that has not started its command yet may swallow the signal
+        client.wait(lambda: _sleeps(client.kernel), "the command's start")
     return cell
+
+
+def _sleeps(kernel: KernelProcess) -> bool:
+    """Tell whether a descendant of the kernel's process sleeps."""
+    with suppress(psutil.NoSuchProcess):
+        return any(child.name() == "sleep" for child in psutil.Process(kernel.process.pid).children(recursive=True))
+    return False
 
 
 @BOTH

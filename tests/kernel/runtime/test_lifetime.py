@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.kernel.endings import REFUSING, SLEEPING, assert_gone, begin, program, stop
+from tests.kernel.leftovers import is_running
 from tests.kernel.wire import wait_until
 
 from cobnut_kernel.protocol.messages import Channel, MessageType
@@ -16,93 +18,9 @@ from cobnut_kernel.protocol.messages import Channel, MessageType
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.kernel.wire import Exchange, KernelProcess, WireClient
+    from tests.kernel.wire import KernelProcess
 
     Start = Callable[..., KernelProcess]
-
-DOING = {
-    "nothing": "",
-    "sleeping": "import time; time.sleep(60)",
-    "computing": "while True: pass",
-    "awaiting": "import asyncio; await asyncio.sleep(60)",
-    "refusing": "import time\nwhile True:\n    try: time.sleep(60)\n    except BaseException: pass",
-    "C code": "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 10 ** 9)",
-    "unreaped child": "import subprocess, time; children = [subprocess.Popen(['true'])]; time.sleep(60)",
-    "living child": "import subprocess; subprocess.run(['sleep', '60'])",
-}
-"""What a cell may be doing when its kernel is to end."""
-
-
-def begin(client: WireClient, code: str) -> Exchange | None:
-    """Start a cell and wait until its code runs; where there is none, none."""
-    if not code:
-        return None
-    cell = client.send_code(f"print('begun')\n{code}")
-    client.wait_for_text(cell, "begun")
-    return cell
-
-
-def assert_gone(kernel: KernelProcess) -> None:
-    """Assert that the process has ended well and that no file is left."""
-    assert kernel.wait() == 0, kernel.describe()
-    assert kernel.left_over == []
-
-
-@pytest.mark.parametrize("doing", DOING)
-def test_a_kernel_ends_by_request(start_kernel: Start, doing: str) -> None:
-    """The asking client gets its reply and all hear of it; then the process and its files are gone (R50, R51)."""
-    kernel = start_kernel()
-    client, other = kernel.connect(), kernel.connect()
-    begin(client, DOING[doing])
-    exchange = client.ask(MessageType.SHUTDOWN_REQUEST, {"restart": False}, Channel.CONTROL)
-    assert exchange.reply.msg_type == "shutdown_reply"
-    assert exchange.content == {"status": "ok", "restart": False}
-    assert exchange.types == ["busy", "shutdown_reply", "idle"]
-    assert exchange.only(MessageType.SHUTDOWN_REPLY) == {"status": "ok", "restart": False}
-    other.wait(lambda: other.strays["shutdown_reply"], "the shutdown_reply for all")
-    assert_gone(kernel)
-
-
-@pytest.mark.parametrize("doing", DOING)
-@pytest.mark.parametrize("signum", [signal.SIGTERM])
-def test_a_kernel_ends_by_signal(start_kernel: Start, doing: str, signum: signal.Signals) -> None:
-    """SIGTERM ends the process whatever a cell does, and its files go with it (R53)."""
-    kernel = start_kernel()
-    begin(kernel.connect(), DOING[doing])
-    kernel.process.send_signal(signum)
-    assert_gone(kernel)
-
-
-def test_a_kernel_ends_when_its_terminal_is_closed(start_kernel: Start) -> None:
-    """SIGHUP ends the process as SIGTERM does."""
-    kernel = start_kernel()
-    begin(kernel.connect(), DOING["sleeping"])
-    kernel.process.send_signal(signal.SIGHUP)
-    assert_gone(kernel)
-
-
-@pytest.mark.parametrize("doing", ["nothing", "sleeping", "refusing"])
-def test_a_kernel_ends_with_its_owner(start_kernel: Start, doing: str) -> None:
-    """When the process named by JPY_PARENT_PID is killed, the kernel ends and leaves nothing (R54)."""
-    with subprocess.Popen(["sleep", "60"]) as owner:
-        kernel = start_kernel(env={"JPY_PARENT_PID": str(owner.pid)})
-        begin(kernel.connect(), DOING[doing])
-        owner.kill()
-    assert_gone(kernel)
-
-
-def test_a_kernel_whose_owner_is_gone_already_ends(start_kernel: Start) -> None:
-    """An owner that died while the kernel was starting is missed, too."""
-    owner = subprocess.Popen(["true"])
-    owner.wait()
-    assert_gone(start_kernel(env={"JPY_PARENT_PID": str(owner.pid)}))
-
-
-def test_a_kernel_without_owner_stays(start_kernel: Start) -> None:
-    """A kernel that nobody claims runs until it is asked to stop."""
-    kernel = start_kernel(env={"JPY_PARENT_PID": ""})
-    assert kernel.connect().execute("1").result == "1"
-    assert kernel.process.poll() is None
 
 
 def test_big_numbers_do_not_keep_a_kernel(start_kernel: Start) -> None:
@@ -111,16 +29,6 @@ def test_big_numbers_do_not_keep_a_kernel(start_kernel: Start) -> None:
     begin(kernel.connect(), "import time; time.sleep(0.1)\nx = 3 ** (10 ** 8)")
     kernel.process.terminate()
     assert_gone(kernel)
-
-
-def test_a_thread_left_behind_does_not_keep_a_kernel(start_kernel: Start) -> None:
-    """The interpreter would wait for a thread that is no daemon; the kernel does not, and says what held it."""
-    kernel = start_kernel()
-    client = kernel.connect()
-    client.execute("import threading, time; threading.Thread(target=time.sleep, args=(600,), name='holder').start()")
-    client.request(MessageType.SHUTDOWN_REQUEST, {"restart": False}, Channel.CONTROL)
-    assert_gone(kernel)
-    assert "did not end by itself" in kernel.stderr
 
 
 def test_a_restart_keeps_the_connection_file(start_kernel: Start) -> None:
@@ -145,12 +53,11 @@ def test_cells_that_wait_are_refused_at_the_end(start_kernel: Start) -> None:
     """Everyone who has sent a cell gets an answer before the kernel is gone."""
     kernel = start_kernel()
     client = kernel.connect()
-    cell = begin(client, DOING["sleeping"])
+    cell = begin(client, SLEEPING)
     waiting = [client.send_code("1") for _ in range(5)]
     client.request(MessageType.SHUTDOWN_REQUEST, {"restart": False}, Channel.CONTROL)
     for exchange in waiting:
         assert client.finish(exchange).content == {"status": "aborted"}
-    assert cell is not None
     assert client.finish(cell).content["ename"] == "KeyboardInterrupt"
     assert_gone(kernel)
 
@@ -164,45 +71,6 @@ def test_what_was_printed_last_arrives(start_kernel: Start) -> None:
     assert_gone(kernel)
 
 
-def test_exit_functions_run(start_kernel: Start) -> None:
-    """What a cell has registered with atexit runs once, and finds the process's own streams."""
-    kernel = start_kernel()
-    client = kernel.connect()
-    client.execute("import atexit; atexit.register(lambda: print('bye from the kernel'))")
-    client.request(MessageType.SHUTDOWN_REQUEST, {"restart": False}, Channel.CONTROL)
-    assert_gone(kernel)
-    assert kernel.stderr.count("bye from the kernel") == 1
-
-
-def test_an_interrupt_while_the_kernel_ends_is_no_noise(start_kernel: Start) -> None:
-    """Ctrl-C again and again until the process is gone: no traceback, and the end is a good one."""
-    kernel = start_kernel()
-    begin(kernel.connect(), DOING["sleeping"])
-    kernel.process.terminate()
-
-    def ended() -> bool:
-        if kernel.process.poll() is None:
-            kernel.interrupt()
-        return kernel.process.poll() is not None
-
-    wait_until(ended, "the kernel's end")
-    assert_gone(kernel)
-    assert kernel.stderr == ""
-
-
-def test_signals_survive_asyncios_handlers(start_kernel: Start) -> None:
-    """User code that hands signals to its event loop takes Python's wake-up descriptor: SIGTERM ends us still."""
-    kernel = start_kernel()
-    client = kernel.connect()
-    client.execute(
-        "import asyncio, signal; asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, print, 'usr1')"
-    )
-    kernel.process.send_signal(signal.SIGUSR1)
-    client.wait(lambda: "usr1" in "".join(e.text() for e in client.exchanges.values()), "the user's own handler")
-    kernel.process.terminate()
-    assert_gone(kernel)
-
-
 def test_a_kernel_started_as_a_plain_child_ends_alone(start_kernel: Start) -> None:
     """A wrapper that starts the kernel and leads its group hears nothing of the kernel's end (jupyter_console #221)."""
     kernel_command = "[sys.executable, '-P', '-m', 'cobnut_kernel', '-f', sys.argv[1]]"
@@ -212,12 +80,175 @@ def test_a_kernel_started_as_a_plain_child_ends_alone(start_kernel: Start) -> No
     pid = int(client.execute("import os; os.getpid()").result)
     client.request(MessageType.SHUTDOWN_REQUEST, {"restart": False}, Channel.CONTROL)
     assert_gone(kernel)
-    wait_until(lambda: not _exists(pid), "the kernel's end")
+    wait_until(lambda: not is_running(pid), "the kernel's end")
 
 
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+# ── what user code has left to do ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("doing", ["1", SLEEPING, REFUSING], ids=["idle", "sleeping", "refusing"])
+def test_exit_functions_run_once_in_the_main_thread(start_kernel: Start, doing: str) -> None:
+    """What a cell has registered with atexit runs also when the next one does not end; it prints to the log."""
+    kernel = start_kernel()
+    client = kernel.connect()
+    client.execute(
+        "import atexit, threading\n"
+        "atexit.register(lambda: print('bye from', threading.current_thread() is threading.main_thread()))"
+    )
+    begin(client, doing)
+    stop(kernel, client)
+    assert kernel.stderr.count("bye from True") == kernel.stderr.count("bye") == 1
+
+
+def test_an_exit_function_that_takes_too_long_is_cut_short_and_named(start_kernel: Start) -> None:
+    """When the time is over the log shows where it was, and those behind it run still (R51)."""
+    kernel = start_kernel(program(budget=", Budget(atexit=0.2)"))
+    client = kernel.connect()
+    client.execute(
+        "import atexit, time\n"
+        "@atexit.register\ndef last(): print('the last one ran')\n"
+        "@atexit.register\ndef slow(): time.sleep(600)\n"
+        "@atexit.register\ndef first(): print('the first one ran')"
+    )
+    stop(kernel, client)
+    assert "Exception ignored in atexit callback" in kernel.stderr
+    assert "<function slow" in kernel.stderr
+    assert "in slow" in kernel.stderr
+    assert "The time for atexit functions is over." in kernel.stderr
+    assert kernel.stderr.count("the last one ran") == kernel.stderr.count("the first one ran") == 1
+
+
+@pytest.mark.parametrize(
+    "slow",
+    [
+        "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 10 ** 9)",
+        "while True:\n        try: time.sleep(600)\n        except BaseException: pass",
+    ],
+    ids=["in C code", "refusing"],
+)
+def test_an_exit_function_that_cannot_be_stopped_is_left(start_kernel: Start, slow: str) -> None:
+    """The process ends without the others, says where it was, and ends its children all the same."""
+    kernel = start_kernel(program(budget=", Budget(atexit=0.1)"))
+    client = kernel.connect()
+    client.execute(f"import atexit, time\n@atexit.register\ndef slow():\n    {slow}")
+    child = int(client.execute("import subprocess; subprocess.Popen(['sleep', '600']).pid").result)
+    stop(kernel, client)
+    assert "did not get past its atexit functions" in kernel.stderr
+    assert "in slow" in kernel.stderr
+    assert not is_running(child)
+
+
+def test_an_exit_function_that_fails_holds_up_nobody(start_kernel: Start) -> None:
+    """Its error is shown, also one that would end a program, and the others run."""
+    kernel = start_kernel()
+    client = kernel.connect()
+    client.execute(
+        "import atexit, sys\natexit.register(print, 'the last one ran')\n"
+        "atexit.register(sys.exit, 3)\natexit.register(lambda: 1 / 0)"
+    )
+    stop(kernel, client)
+    assert "ZeroDivisionError" in kernel.stderr
+    assert "the last one ran" in kernel.stderr
+
+
+def test_code_that_lets_no_thread_run_does_not_keep_a_kernel(start_kernel: Start) -> None:
+    """C code that holds the GIL at the end is ended by a thread that needs none; its stack is shown."""
+    before = "import atexit; watchdog._BACKSTOP = 0.2"
+    kernel = start_kernel(program(before, budget=", Budget(0.1, 0.1, 0.1, 0.1)"))
+    client = kernel.connect()
+    client.execute("import atexit\n@atexit.register\ndef slow(): sum(range(10 ** 12))")
+    client.request(MessageType.SHUTDOWN_REQUEST, {"restart": False}, Channel.CONTROL)
+    assert kernel.wait() == 1
+    assert kernel.left_over == []
+    assert "in slow" in kernel.stderr
+
+
+def test_a_thread_left_behind_is_named(start_kernel: Start) -> None:
+    """The interpreter would wait for a thread that is no daemon; the kernel does not, and says what held it."""
+    kernel = start_kernel()
+    client = kernel.connect()
+    client.execute("import threading, time; threading.Thread(target=time.sleep, args=(600,), name='holder').start()")
+    stop(kernel, client)
+    assert "The thread 'holder' did not end with the kernel; it was here:" in kernel.stderr
+
+
+def test_a_cell_that_cannot_be_stopped_is_named(start_kernel: Start) -> None:
+    """The log says where it was, without the kernel's own frames."""
+    kernel = start_kernel()
+    client = kernel.connect()
+    begin(client, REFUSING)
+    stop(kernel, client)
+    assert "A cell did not end when the kernel stopped; it was here:" in kernel.stderr
+    assert "in <module>" in kernel.stderr
+    assert "lifetime.py" not in kernel.stderr
+
+
+def test_a_task_that_cannot_be_cancelled_is_named(start_kernel: Start) -> None:
+    """The log says where it was."""
+    kernel = start_kernel()
+    client = kernel.connect()
+    client.execute(
+        "import asyncio\nasync def stay():\n    while True:\n        try: await asyncio.sleep(600)\n"
+        "        except BaseException: pass\n"
+        "task = asyncio.create_task(stay(), name='the stayer'); await asyncio.sleep(0.01)"
+    )
+    stop(kernel, client)
+    assert "The task 'the stayer' did not end with the kernel; it was here:" in kernel.stderr
+    assert "in stay" in kernel.stderr
+
+
+def test_pools_that_do_nothing_end_without_a_word(start_kernel: Start) -> None:
+    """Pools of threads and of processes are let go in the interpreter's order, before atexit functions join them."""
+    kernel = start_kernel()
+    client = kernel.connect()
+    client.execute(
+        "import multiprocessing, atexit\n"
+        "from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor\n"
+        "pools = [ThreadPoolExecutor(2), ProcessPoolExecutor(2, multiprocessing.get_context('spawn'))]\n"
+        "for pool in pools: pool.submit(abs, 1).result()\n"
+        "atexit.register(lambda: print('atexit functions ran'))"
+    )
+    stop(kernel, client)
+    assert kernel.stderr == "atexit functions ran\n"
+
+
+def test_a_child_that_refuses_to_end_is_killed_and_named(start_kernel: Start) -> None:
+    """SIGTERM, the grace, SIGKILL, and a line in the log (R51)."""
+    kernel = start_kernel(program(budget=", Budget(children=0.1)"))
+    client = kernel.connect()
+    client.execute(
+        "import subprocess, sys\n"
+        "code = 'import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(600)'\n"
+        "child = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE); child.stdout.readline()"
+    )
+    child = int(client.execute("child.pid").result)
+    stop(kernel, client)
+    assert f"The child process {child} (" in kernel.stderr
+    assert "it was killed" in kernel.stderr
+    assert not is_running(child)
+
+
+def test_what_has_left_the_kernels_tree_lives_on(start_kernel: Start) -> None:
+    """A daemon, or what a shell has left in the background, is no child any more: it outlives the kernel."""
+    kernel = start_kernel()
+    client = kernel.connect()
+    code = "import subprocess; int(subprocess.run(['sh', '-c', 'sleep 600 >&2 & echo $!'], capture_output=True).stdout)"
+    code = code.replace("capture_output=True", "stdout=subprocess.PIPE")
+    background = int(client.execute(code).result)
+    stop(kernel, client)
+    assert is_running(background)
+    os.kill(background, signal.SIGKILL)
+
+
+def test_shared_memory_that_is_left_is_removed(start_kernel: Start) -> None:
+    """The process that multiprocessing has for it outlives the kernel long enough to clean up."""
+    kernel = start_kernel()
+    client = kernel.connect()
+    name = client.execute(
+        "from multiprocessing.shared_memory import SharedMemory\n"
+        "memory = SharedMemory(create=True, size=10)\nmemory.name"
+    ).result.strip("'")
+    path = Path("/dev/shm") / name
+    assert path.exists()
+    stop(kernel, client)
+    wait_until(lambda: not path.exists(), "the end of the shared memory")

@@ -5,13 +5,21 @@ from __future__ import annotations
 import json
 import socket
 import stat
-from typing import TYPE_CHECKING
+import struct
+import subprocess
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import zmq
+from tests.kernel.wire import wait_until
 
+from cobnut_kernel.errors import ConnectionFileError
 from cobnut_kernel.protocol.codec import DELIMITER, Codec
+from cobnut_kernel.protocol.connection import ConnectionInfo
 from cobnut_kernel.protocol.messages import Channel, MessageType
+from cobnut_kernel.runtime.sockets import curve_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +28,13 @@ if TYPE_CHECKING:
     from tests.kernel.wire import KernelProcess, WireClient
 
     Start = Callable[..., KernelProcess]
+
+
+FAILED = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_DISCONNECTED
+)  # fmt: skip
+"""What a socket's monitor says of a connection that came to nothing."""
 
 
 def mode(path: Path) -> int:
@@ -81,6 +96,112 @@ def test_the_heartbeat_answers_while_the_gil_is_held(client: WireClient) -> None
     for _ in range(20):
         client.beat()
     assert client.finish(cell).content["status"] == "ok"
+
+
+# ── encryption ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def encrypted(info: ConnectionInfo) -> ConnectionInfo:
+    """Give a connection CURVE keys."""
+    public, secret = zmq.curve_keypair()
+    return replace(info, curve_publickey=public, curve_secretkey=secret)
+
+
+@pytest.fixture(params=["tcp", "ipc"])
+def curve_kernel(start_kernel: Start, request: pytest.FixtureRequest, tmp_path: Path) -> KernelProcess:
+    """A kernel whose connection file has CURVE keys."""
+    info = ConnectionInfo("tcp", "127.0.0.1", key=b"k")
+    if request.param == "ipc":
+        info = ConnectionInfo("ipc", str(tmp_path / "s"), *range(1, 6), key=b"k")
+    kernel = start_kernel(info=encrypted(info).as_dict())
+    wait_until(lambda: kernel.left_over and (request.param == "ipc" or kernel._has_ports()), "the ports")
+    return kernel
+
+
+def test_a_stock_client_with_the_keys_is_served(curve_kernel: KernelProcess) -> None:
+    """jupyter_client's own client reads the keys from the file: all five sockets answer it, tcp and ipc."""
+    from jupyter_client.blocking.client import BlockingKernelClient
+
+    client = BlockingKernelClient(connection_file=str(curve_kernel.connection_file))
+    client.load_connection_file()
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=20)
+        texts: list[str] = []
+
+        def hear(message: dict[str, Any]) -> None:
+            texts.append(message["content"].get("text", ""))
+
+        def answer(_message: dict[str, Any]) -> None:
+            client.input("encrypted")
+
+        reply = client.execute_interactive(
+            "print(input('?'))", allow_stdin=True, timeout=20, stdin_hook=answer, output_hook=hear
+        )
+        assert reply["content"]["status"] == "ok"
+        assert "".join(texts) == "encrypted\n"
+        wait_until(client.hb_channel.is_beating, "the heart")
+        assert client.hb_channel.is_alive()
+        message_id = client.shutdown()
+        assert client.get_control_msg(timeout=20)["parent_header"]["msg_id"] == message_id
+    finally:
+        client.stop_channels()
+    assert curve_kernel.wait() == 0
+
+
+@pytest.mark.parametrize("channel", Channel)
+@pytest.mark.parametrize("keys", ["none", "another server's"])
+def test_without_the_keys_no_socket_answers(curve_kernel: KernelProcess, channel: Channel, keys: str) -> None:
+    """Who speaks in the clear, or trusts another key, gets no connection, on none of the five sockets."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    stranger = context.socket(zmq.SUB if channel is Channel.IOPUB else zmq.DEALER)
+    listening = context.socket(zmq.PAIR)
+    try:
+        listening.connect("inproc://events")
+        stranger.monitor("inproc://events", zmq.EVENT_HANDSHAKE_SUCCEEDED | FAILED)
+        if keys != "none":
+            stranger.curve_publickey, stranger.curve_secretkey = zmq.curve_keypair()
+            stranger.curve_serverkey, _ = zmq.curve_keypair()
+        if channel is Channel.IOPUB:
+            stranger.setsockopt(zmq.SUBSCRIBE, b"")
+        stranger.connect(curve_kernel.info.url(channel))
+        assert listening.poll(20_000)
+        [event, _] = struct.unpack("=hi", listening.recv_multipart()[0])
+        assert event & FAILED
+    finally:
+        stranger.disable_monitor()
+        stranger.close(0)
+        listening.close(0)
+        context.term()
+
+
+@pytest.mark.parametrize("fault", ["one is missing", "no pair", "no key"])
+def test_keys_of_no_use_are_said(start_kernel: Start, fault: str) -> None:
+    """A kernel with half a pair, keys that do not belong together, or none at all ends with a sentence."""
+    info = encrypted(ConnectionInfo("tcp", "127.0.0.1", key=b"k")).as_dict()
+    faults: dict[str, dict[str, str]] = {
+        "one is missing": {"curve_secretkey": ""},
+        "no pair": {"curve_publickey": zmq.curve_keypair()[0].decode()},
+        "no key": {"curve_secretkey": "%" * 40},
+    }
+    kernel = start_kernel()
+    kernel.connect()
+    kernel.connection_file.write_text(json.dumps({**info, **faults[fault]}))
+    command = [sys.executable, "-m", "cobnut_kernel", "-f", str(kernel.connection_file)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=25, check=False)
+    assert run.returncode == 1
+    assert "curve_" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert info["curve_secretkey"] not in run.stderr
+
+
+def test_a_zmq_that_cannot_encrypt_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rather than to listen in the clear the kernel does not start."""
+    monkeypatch.setattr(zmq, "has", {"curve": False}.__getitem__)
+    info = ConnectionInfo("tcp", "127.0.0.1", key=b"k")
+    assert curve_options(info) == {}
+    with pytest.raises(ConnectionFileError, match="install pyzmq with CURVE"):
+        curve_options(encrypted(info))
 
 
 # ── subscribers ─────────────────────────────────────────────────────────────────────────────────────────────────────

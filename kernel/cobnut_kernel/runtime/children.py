@@ -1,0 +1,104 @@
+"""The child processes that a cell has started, and how they are interrupted with it.
+
+They are remembered where `subprocess` starts them, for the cell that the running context belongs to. Audit hooks tell
+no process id, cannot be taken off again, and are called for every import and compilation too.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+import weakref
+from contextlib import suppress
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cobnut_kernel.runtime.running import CELL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from cobnut_kernel.runtime.running import RunningCell
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+Child = weakref.ref[Any]
+"""A `subprocess.Popen` as long as somebody has it; asyncio's processes are made of these too."""
+
+_processes: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Those of all cells."""
+
+
+def remember_children() -> None:
+    """Remember from now on which cell starts which process; once is enough."""
+    popen: Any = subprocess.Popen
+    original = popen._execute_child
+    if getattr(original, "__wrapped__", None) is not None:
+        return
+
+    @wraps(original)
+    def execute_child(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        cell = CELL.get()
+        if cell is not None:
+            _processes.add(self)
+            cell.children = [*(cell.children or ()), weakref.ref(self)]
+
+    popen._execute_child = execute_child
+
+
+def interrupt_children(cells: Iterable[RunningCell]) -> None:
+    """Send SIGINT to the processes that these cells have started, and to theirs.
+
+    As with Ctrl-C in a terminal, those that have left our process group are left alone.
+    """
+    group = os.getpgrp()
+    begun = {pid for cell in cells for pid in (*_remembered(cell), *_begun_in_thread(cell))}
+    for pid in {relative for first in begun for relative in _family(first)}:
+        with suppress(ProcessLookupError, PermissionError):
+            if os.getpgid(pid) == group:
+                os.kill(pid, signal.SIGINT)
+
+
+def _remembered(cell: RunningCell) -> Iterator[int]:
+    for child in cell.children or ():
+        process = child()
+        # A process that somebody has waited for has a return code, and its id may be another's by now. To poll here
+        # would take the exit status from those who wait for it.
+        if process is not None and process.returncode is None:
+            yield process.pid
+
+
+def _begun_in_thread(cell: RunningCell) -> Iterator[int]:
+    """Name the processes that the cell's thread has started since the cell began, if it executes it now (Linux).
+
+    So those are found too that were not started by `subprocess`: by `os.system`, by a fork.
+    """
+    if cell.thread.current is not cell:
+        return
+    remembered = {process.pid for process in list(_processes)}
+    with suppress(OSError):
+        text = Path(f"/proc/self/task/{cell.thread.thread.native_id}/children").read_text()
+        for pid in {int(number) for number in text.split()} - remembered:
+            with suppress(OSError):
+                if _age(pid) <= time.monotonic() - cell.started + 1 / _TICKS:
+                    yield pid
+
+
+def _age(pid: int) -> float:
+    """Return for how many seconds a process has been there, to a tick of the system's clock (proc(5), starttime)."""
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    ticks = int(stat.rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / _TICKS
+
+
+def _family(pid: int) -> Iterator[int]:
+    """Name a process and what it has started in its turn, where the system tells (Linux)."""
+    yield pid
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in file.read_text().split():
+                yield from _family(int(child))
