@@ -18,11 +18,18 @@ from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import orjson
 import zmq
 from table import WorkFailed
+
+from cobnut_kernel.protocol import fork
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+A = TypeVar("A", bound=fork.Packet)
 
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 RECONNECT_MS = 2
@@ -175,36 +182,109 @@ class KernelClient:
         self._context.destroy()
 
 
-class RunningKernel:
-    """A kernel process in a session of its own, ready when the context is entered, killed when it is left."""
+class ForkServer:
+    """Our fork server, ready when the context is entered; its kernels end with it."""
 
     def __init__(self, recipe: KernelRecipe) -> None:
+        self._recipe = recipe
+        self._socket, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.settimeout(30)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        command = (self._recipe.argv[0], "-P", "-m", fork.MODULE, str(self._theirs.fileno()))
+        with self._theirs:
+            self.process = subprocess.Popen(
+                command,
+                env=_environment(self._recipe),
+                pass_fds=[self._theirs.fileno()],
+                cwd="/",
+                start_new_session=True,
+            )
+        self.receive(fork.State)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+        if self.process is not None:
+            self.process.wait()
+
+    def start(self, argv: Sequence[str], log: int) -> ForkedProcess:
+        """Fork a kernel that a command stands for."""
+        arguments = fork.kernel_arguments(argv, argv[0])
+        assert arguments is not None
+        request = fork.Fork("1", arguments, _environment(self._recipe), str(Path.cwd()), streams=(1, 2))
+        socket.send_fds(self._socket, [request.encode()], [log, log])
+        return ForkedProcess(self.receive(fork.Forked).pid)
+
+    def receive(self, kind: type[A]) -> A:
+        """Return the next answer of a kind.
+
+        Raises:
+            WorkFailed: where a kernel is refused, or the server has ended.
+        """
+        while True:
+            data, descriptors, _flags, _address = socket.recv_fds(self._socket, fork.MAX_PACKET, 1)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            answer = fork.decode_answer(data) if data else None
+            if isinstance(answer, kind):
+                return answer
+            if answer is None or isinstance(answer, fork.Refused):
+                raise WorkFailed("died" if answer is None else f"refused ({answer.text})")
+
+    def pss(self) -> float:
+        """Return the proportional memory of the template, in MB."""
+        assert self.process is not None
+        return _pss(self.process.pid)
+
+
+class ForkedProcess:
+    """A process that another one reaps, as `subprocess` shows its own."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode = 0
+
+    def poll(self) -> int | None:
+        """Return None while it runs."""
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return self.returncode
+        return None
+
+    def wait(self) -> int:
+        """Wait until it was reaped."""
+        while self.poll() is None:
+            time.sleep(0.001)
+        return self.returncode
+
+
+class RunningKernel:
+    """A kernel process in a session of its own, ready when the context is entered, killed when it is left.
+
+    With a fork server it is forked there.
+    """
+
+    def __init__(self, recipe: KernelRecipe, server: ForkServer | None = None) -> None:
         self.recipe, folder = recipe, recipe.folder
+        self._server = server
         name = uuid.uuid4().hex[:12]
         self._file, self._log = folder / f"{name}.json", folder / f"{name}.log"
         connection = _new_connection(recipe.transport, folder / name)
         self._file.write_text(json.dumps(connection))
         self._file.chmod(0o600)
-        self._environment = {**os.environ, "HOME": str(folder), "IPYTHONDIR": str(folder / "ipython")}
-        self._environment |= {"PATH": f"{Path(recipe.argv[0]).parent}:{os.environ['PATH']}", "LANG": "C.UTF-8"}
-        self._environment |= {"JPY_PARENT_PID": str(os.getpid())}
         self.client = KernelClient(connection)
         self.started = 0.0
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | ForkedProcess | None = None
 
     def __enter__(self) -> Self:
         argv = [part.replace("{connection_file}", str(self._file)) for part in self.recipe.argv]
         try:
             with self._log.open("wb") as log:
                 self.started = time.perf_counter()
-                self.process = subprocess.Popen(
-                    argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env=self._environment,
-                    start_new_session=True,
-                )
+                self.process = self._start(argv, log.fileno())
             self._wait_until_ready()
         except BaseException:
             self.__exit__()
@@ -218,6 +298,18 @@ class RunningKernel:
                     os.kill(pid, signal.SIGKILL)
             self.process.wait()
         self.client.close()
+
+    def _start(self, argv: list[str], log: int) -> subprocess.Popen[bytes] | ForkedProcess:
+        if self._server is not None:
+            return self._server.start(argv, log)
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=_environment(self.recipe),
+            start_new_session=True,
+        )
 
     @property
     def pid(self) -> int:
@@ -327,8 +419,7 @@ class RunningKernel:
 
     def pss(self) -> float:
         """Return the proportional memory of all its processes, in MB."""
-        rollups = (Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in self.processes())
-        return sum(_kilobytes(text, "Pss:") for text in rollups) / 1000
+        return sum(map(_pss, self.processes()))
 
     def rss(self) -> float:
         """Return the resident memory of the kernel process, in MB, and forget its peak."""
@@ -344,6 +435,13 @@ def url(connection: dict[str, Any], channel: str) -> str:
     """Return where a channel of the connection is."""
     between = ":" if connection["transport"] == "tcp" else "-"
     return f"{connection['transport']}://{connection['ip']}{between}{connection[channel + '_port']}"
+
+
+def _environment(recipe: KernelRecipe) -> dict[str, str]:
+    folder, programs = recipe.folder, Path(recipe.argv[0]).parent
+    own = {"HOME": str(folder), "IPYTHONDIR": str(folder / "ipython"), "LANG": "C.UTF-8"}
+    own |= {"PATH": f"{programs}:{os.environ['PATH']}", "JPY_PARENT_PID": str(os.getpid())}
+    return {**os.environ, **own}
 
 
 def _new_connection(transport: str, path: Path) -> dict[str, Any]:
@@ -365,6 +463,10 @@ def _free_ports() -> list[int]:
         for each in opened:
             each.bind(("127.0.0.1", 0))
         return [each.getsockname()[1] for each in opened]
+
+
+def _pss(pid: int) -> float:
+    return _kilobytes(Path(f"/proc/{pid}/smaps_rollup").read_text(), "Pss:") / 1000
 
 
 def _kilobytes(text: str, name: str) -> int:

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kernel_client import Cell, KernelRecipe, RunningKernel, our_kernels, peer_kernels
-from table import Line, Row, Sample, Target, WorkFailed, arguments, chosen, measure, percentile, report
+from kernel_client import Cell, ForkServer, KernelRecipe, RunningKernel, our_kernels, peer_kernels
+from table import Line, Row, Sample, Target, WorkFailed, arguments, chosen, compile_ours, measure, percentile, report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,12 +48,26 @@ def warmed(kernel: RunningKernel) -> RunningKernel:
 
 def cold_start(recipe: KernelRecipe, size: Size) -> Sequence[Sample]:
     """Start a process, and run its first cell when it answers."""
-    with RunningKernel(recipe) as kernel:
+    return _start(RunningKernel(recipe), size)
+
+
+def _start(starting: RunningKernel, size: Size) -> Sequence[Sample]:
+    with starting as kernel:
         answered = time.perf_counter() - kernel.started
         cell = kernel.run("6*7", size.limit)
         if cell.result != "42":
             raise WorkFailed("no result")
         return [_ms(answered), _ms(cell.last - kernel.started)]
+
+
+def forked_start(recipe: KernelRecipe, size: Size) -> Sequence[Sample]:
+    """Start a kernel when the fork server is ready, and run its first cell; who has none starts cold."""
+    if not recipe.ours:
+        answered, first = cold_start(recipe, size)
+        return [answered, first, first]
+    with ForkServer(recipe) as server:
+        answered, first = _start(RunningKernel(recipe, server), size)
+        return [answered, first, first]
 
 
 def round_trip(recipe: KernelRecipe, size: Size) -> Sequence[Sample]:
@@ -157,6 +171,19 @@ def memory(recipe: KernelRecipe, size: Size) -> Sequence[Sample]:
             return [Sample(first.pss() + second.pss() - alone)]
 
 
+def forked_memory(recipe: KernelRecipe, size: Size) -> Sequence[Sample]:
+    """Fork a second kernel beside a first one: what both and the template take more than before."""
+    if not recipe.ours:
+        raise WorkFailed("no fork server")
+    with ForkServer(recipe) as server, RunningKernel(recipe, server) as first:
+        warmed(first)
+        alone = first.pss() + server.pss()
+        with RunningKernel(recipe, server) as second:
+            warmed(second)
+            time.sleep(size.settle)
+            return [Sample(first.pss() + second.pss() + server.pss() - alone)]
+
+
 def _flood(recipe: KernelRecipe, code: str, size: Size) -> tuple[Cell, bool]:
     with RunningKernel(recipe) as kernel:
         warmed(kernel)
@@ -202,6 +229,13 @@ ROWS = [
         Line("cold start → first result", "ms", Target(1.15, "xeus-python")),
     ),
     _row(
+        "fork",
+        forked_start,
+        Line("start, fork server warm (peers: cold) → kernel_info", "ms"),
+        Line("start, fork server warm (peers: cold) → first result", "ms", Target(25)),
+        Line("… beside the best peer's", "ms", Target(0.2, "xeus-python")),
+    ),
+    _row(
         "pass",
         round_trip,
         Line("execute pass → reply and idle, p50", "µs", Target(1.0, "xeus-python")),
@@ -240,11 +274,13 @@ ROWS = [
         Line("shutdown while a cell blocks", "ms", Target(300)),
     ),
     _row("memory", memory, Line("memory of one more kernel (PSS)", "MB", Target(30))),
+    _row("memory-fork", forked_memory, Line("memory of one more forked kernel (PSS)", "MB", Target(15))),
 ]
 
 
 def main() -> int:
     """Measure, print the table; return 1 where our kernel could not do a row."""
+    compile_ours()
     options = arguments("Our kernel beside its peers, by one bare client.", ROWS)
     rows = [row for row in ROWS if not options.only or row.key in options.only]
     with tempfile.TemporaryDirectory(prefix="cobnut-", ignore_cleanup_errors=True) as folder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import compileall
 import itertools
 import json
 import signal
@@ -10,6 +11,7 @@ import statistics
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -227,6 +229,14 @@ def _judgement(line: Line, samples: dict[str, list[Sample]], subjects: Sequence[
         return ratio, ""
     mark = {True: "✓", False: "✗", None: "?"}[line.reached(medians, own)]
     return ratio, f"{'≥' if line.more_is_better else '≤'} {line.target} {mark}"
+
+
+def compile_ours() -> None:
+    """Compile our packages, as an installation does: an editable one may be read anew at every start."""
+    for name in ("cobnut", "cobnut_kernel"):
+        spec = find_spec(name)
+        for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
+            compileall.compile_dir(folder, quiet=1)
 
 
 def arguments(description: str, rows: Sequence[Row[Any, Any]]) -> argparse.Namespace:

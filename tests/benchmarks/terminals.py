@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 from programs import Program, our_program, peer_programs
-from table import Line, Row, Sample, Target, WorkFailed, arguments, chosen, measure, percentile, report
+from table import Line, Row, Sample, Target, WorkFailed, arguments, chosen, compile_ours, measure, percentile, report
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the terminal of the end-to-end tests
 from end_to_end.terminal import ScreenError, Terminal
@@ -295,6 +295,7 @@ ROWS = [
 
 def main() -> int:
     """Measure, print the table; return 1 where cobnut could not do a row."""
+    compile_ours()
     options = arguments(f"cobnut beside its peers, in a terminal of {COLUMNS}×{LINES}.", ROWS)
     rows = [row for row in ROWS if not options.only or row.key in options.only]
     with tempfile.TemporaryDirectory(prefix="cobnut-", ignore_cleanup_errors=True) as folder:
