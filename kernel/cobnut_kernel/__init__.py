@@ -14,6 +14,7 @@ _EXPORTS = {
     "AsyncKernelManager": "manager.manager",
     "AsyncMultiKernelManager": "manager.multi",
     "Caller": "caller",
+    "CallerStoppedError": "caller",
     "InvalidStateError": "caller",
     "Kernel": "runtime.kernel",
     "KernelInterruptError": "errors",
@@ -22,8 +23,10 @@ _EXPORTS = {
     "KernelSpec": "kernelspec",
     "KernelSpecManager": "kernelspec",
     "LocalProvisioner": "provisioning.local",
+    "NoEventLoopError": "caller",
     "Pending": "caller",
     "PendingCancelled": "caller",
+    "PendingGroup": "caller",
     "Session": "session",
 }
 """The public names and the modules that hold them."""

@@ -303,11 +303,7 @@ class Caller:
         """Return the child of a name, or make a child: a caller in a new thread that stops with this one.
 
         A new child gets this one's backend, zmq context, and, where the backends are the same, its backend options,
-        unless others are given. Without a name it is always a new one.
-
-        Args:
-            child_name: the name, which may be among the options as well.
-            options: of a new child; `backend` must fit one that exists.
+        unless others are given. Without a name, first or among the options, it is always a new one.
 
         Raises:
             CallerMismatchError: the child that exists has another backend.
@@ -495,11 +491,7 @@ class Caller:
         return await wait(type(self)(), items, timeout, return_when)
 
     def create_pending_group(self, *, shield: bool = False) -> PendingGroup:
-        """Return a new asynchronous context that waits for the pendings made in it, or cancels them.
-
-        Args:
-            shield: hold off cancellations from outside.
-        """
+        """Return a new context that waits for the pendings made in it; with a shield, also while it is cancelled."""
         from cobnut_kernel.caller.groups import PendingGroup
 
         return PendingGroup(shield=shield)

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound="Caller")
 
-EXIT_PATIENCE = 0.5
-"""How long the end of the process waits for the threads of callers, in seconds; then it goes on without them."""
+EXIT_PATIENCE = 1.0
+"""How long the end of the process waits for what the threads of callers have to undo, in seconds."""
+ANSWER_PATIENCE = 0.1
+"""How long it waits for a thread to look at its loop at all, in seconds; one that blocks is left alone."""
 
 callers: dict[int, Caller] = {}
 """The caller of each thread that has one, by the thread's ident."""
@@ -102,12 +104,23 @@ def with_backend(caller: C, options: CallerCreateOptions) -> C:
 def _stop_all() -> None:
     """Stop the callers that have threads of their own, and wait a little: what they run may have something to undo."""
     hosts = [caller for caller in list(callers.values()) if caller._service.is_host]
-    for caller in hosts:
-        caller.stop(force=True)
-    deadline = time.monotonic() + EXIT_PATIENCE
-    for caller in hosts:
-        if caller.thread is not threading.current_thread():
-            caller.thread.join(max(0.0, deadline - time.monotonic()))
+    hosts = [host for host in hosts if host.thread is not threading.current_thread()]
+    Service.process_ends = True
+    answers = [_asked_for_answer(host) for host in hosts]
+    for host in hosts:
+        host.stop(force=True)
+    answer_deadline, deadline = time.monotonic() + ANSWER_PATIENCE, time.monotonic() + EXIT_PATIENCE
+    for host, answer in zip(hosts, answers, strict=True):
+        if answer.wait(max(0.0, answer_deadline - time.monotonic())):
+            host.thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def _asked_for_answer(host: Caller) -> threading.Event:
+    """Return what a caller's loop sets as soon as it looks."""
+    answer = threading.Event()
+    if not host._service.scheduler.post(answer.set):
+        answer.set()
+    return answer
 
 
 def _after_fork() -> None:

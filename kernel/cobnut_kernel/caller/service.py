@@ -89,6 +89,8 @@ class Service:
 
     lock: ClassVar[threading.RLock] = threading.RLock()
     """Held while any service changes its state."""
+    process_ends: ClassVar[bool] = False
+    """No caller waits for its children any more: one of them may block."""
 
     def __init__(
         self,
@@ -218,7 +220,7 @@ class Service:
             await self.scheduler.wait_until_ended()
             raise
         await self.scheduler.wait_until_ended()
-        for child in list(self._caller.children):
+        for child in () if self.process_ends else list(self._caller.children):
             await child.stopped
 
     def stop(self, reason: str = "") -> None:

@@ -6,10 +6,9 @@ The names are those of the Jupyter messaging specification, version 5.5.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from cobnut_kernel.errors import MalformedMessageError
 
@@ -89,8 +88,7 @@ class MessageType(StrEnum):
     VARIABLES_REQUEST = "variables_request"
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """Who said what, when; `date` is ISO 8601 with a time zone, as it came."""
 
     msg_id: str
@@ -137,8 +135,7 @@ class Header:
         return fields
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One message, whole.
 
     `header_json` is the header byte for byte as its sender wrote it, so that an answer can name its parent

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from asyncio import AbstractEventLoop
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+from anyio.lowlevel import current_token
+
+from cobnut_kernel.runtime.lanes import loop_options
 from cobnut_kernel.transport import thread_safe
 
 if TYPE_CHECKING:
@@ -31,19 +36,27 @@ class KernelCallers:
         Raises:
             RuntimeError: the kernel does not run.
         """
-        from cobnut_kernel.caller import Caller
-
         if channel not in self._loops:
             raise RuntimeError("The kernel does not run: its callers are there after it has started.")
         if channel not in self._callers:
             ident, call_soon = self._loops[channel]
+            make = partial(self._make, channel)
             if ident == threading.get_ident():
-                self._callers[channel] = Caller()
+                make()
             else:
                 made = threading.Event()
-                call_soon(lambda: (self._callers.setdefault(channel, Caller()), made.set()))
+                call_soon(lambda: (make(), made.set()))
                 made.wait()
         return self._callers[channel]
+
+    def _make(self, channel: Channel) -> None:
+        """Make the caller of the running loop, which user code cannot end; its children get loops like ours."""
+        from cobnut_kernel.caller import Caller
+
+        kept: Any = {"protected": True}
+        if isinstance(current_token().native_token, AbstractEventLoop):
+            kept["backend_options"] = loop_options("asyncio")
+        self._callers.setdefault(channel, Caller(**kept))
 
     def stop(self) -> None:
         """Stop them, and what they have started."""

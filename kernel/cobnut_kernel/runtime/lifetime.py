@@ -25,10 +25,9 @@ import sys
 import threading
 import time
 import traceback
-from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from cobnut_kernel.errors import CobnutError
 from cobnut_kernel.runtime import frames
@@ -60,8 +59,7 @@ _SAME = 0.1
 """Seconds in which two SIGTERMs are one: `timeout` and shells send it to the process and to its group."""
 
 
-@dataclass(frozen=True)
-class Budget:
+class Budget(NamedTuple):
     """Seconds that each part of a process's end may take.
 
     Attributes:
@@ -108,8 +106,7 @@ class CutShort(BaseException):
     """Raised in what runs longer than its time at the process's end."""
 
 
-@dataclass(frozen=True, eq=False)
-class Step:
+class Step(NamedTuple):
     """A part of the end that the main thread is at, when its time is over, and how often it was already."""
 
     name: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cobnut_kernel.protocol.codec import EMPTY, Codec
 from cobnut_kernel.protocol.json import dumps
@@ -41,8 +41,7 @@ _STANDSTILL = 0.25
 """Seconds after which `close` gives up on subscribers who take nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(NamedTuple):
     """A message of the kernel whose content is JSON already: what user code changes later is not in it."""
 
     channel: Channel

@@ -8,10 +8,9 @@ import math
 import os
 import re
 import stat
-from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
@@ -33,8 +32,7 @@ _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Policy:
+class Policy(NamedTuple):
     """What an abandoned kernel does: how many seconds it stays after the last that was heard of anybody.
 
     0 is to die at once, infinity to stay.
@@ -105,8 +103,7 @@ class Lease:
             self._stop()
 
 
-@dataclass(frozen=True)
-class Owner:
+class Owner(NamedTuple):
     """Who started the kernel and wants it to end with him, as far as it is known: by process, by pipe, or both."""
 
     pid: int | None = None
