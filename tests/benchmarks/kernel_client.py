@@ -97,6 +97,8 @@ class Cell:
         """Note a message that belongs to this request."""
         self.last = time.perf_counter()
         self.counts[msg_type] += 1
+        if channel == "stdin":
+            return
         if channel != "iopub":
             self.replied, self.reply = self.last, orjson.loads(content)
         elif msg_type == "stream":
@@ -119,13 +121,15 @@ class KernelClient:
         self._count = 0
         self._cells: dict[str, Cell] = {}
         self.heard = False
+        self.echoes = 0
         self._context = zmq.Context()
         self._context.linger = 0
         self._poller = zmq.Poller()
         self._shell = self._connect(zmq.DEALER, connection, "shell")
         self._control = self._connect(zmq.DEALER, connection, "control")
+        self._stdin = self._connect(zmq.DEALER, connection, "stdin")
         self._iopub = self._connect(zmq.SUB, connection, "iopub")
-        self._channels = {self._shell: "shell", self._control: "control", self._iopub: "iopub"}
+        self._channels = {self._shell: "shell", self._control: "control", self._iopub: "iopub", self._stdin: "stdin"}
 
     def _connect(self, kind: int, connection: dict[str, Any], channel: str) -> zmq.Socket[bytes]:
         opened = self._context.socket(kind)
@@ -139,12 +143,13 @@ class KernelClient:
         self._poller.register(opened, zmq.POLLIN)
         return opened
 
-    def send(self, msg_type: str, content: dict[str, Any], *, control: bool = False) -> Cell:
-        """Send a request on shell or control."""
+    def send(self, msg_type: str, content: dict[str, Any], *, control: bool = False, subshell: str = "") -> Cell:
+        """Send a request on shell or control, for the main shell or a subshell."""
         self._count += 1
         msg_id = f"{self._session}_{self._count}"
         header = {"msg_id": msg_id, "msg_type": msg_type, "session": self._session, "username": "benchmark"}
         header |= {"date": datetime.now(UTC).isoformat(), "version": "5.3"}
+        header |= {"subshell_id": subshell} if subshell else {}
         parts = [orjson.dumps(header), b"{}", b"{}", orjson.dumps(content)]
         signature = self._key.copy()
         for part in parts:
@@ -154,10 +159,11 @@ class KernelClient:
         (self._control if control else self._shell).send_multipart(frames)
         return cell
 
-    def execute(self, code: str) -> Cell:
-        """Send an execute_request as a notebook does."""
+    def execute(self, code: str, *, asking: bool = False, subshell: str = "") -> Cell:
+        """Send an execute_request as a notebook does; `asking` lets the cell ask for input."""
         content = {"code": code, "silent": False, "store_history": True, "user_expressions": {}}
-        return self.send("execute_request", {**content, "allow_stdin": False, "stop_on_error": True})
+        content |= {"allow_stdin": asking, "stop_on_error": True}
+        return self.send("execute_request", content, subshell=subshell)
 
     def receive(self, seconds: float) -> bool:
         """Take what is there or comes first within so many seconds; return whether anything did."""
@@ -174,8 +180,10 @@ class KernelClient:
             return
         _signature, header, parent, _metadata, content = frames[frames.index(_DELIMITER) + 1 :][:5]
         cell = self._cells.get((orjson.loads(parent) or {}).get("msg_id", ""))  # xeus-python sends null
+        msg_type = orjson.loads(header)["msg_type"]
+        self.echoes += msg_type == "comm_msg"  # async-kernel's have no parent
         if cell is not None:
-            cell.take(channel, orjson.loads(header)["msg_type"], content)
+            cell.take(channel, msg_type, content)
 
     def close(self) -> None:
         """Close the sockets."""
@@ -364,15 +372,35 @@ class RunningKernel:
             raise WorkFailed("never" if cell.replied is None else "no idle")
         return cell
 
-    def begin(self, code: str, settle: float) -> Cell:
-        """Execute code that blocks, and return when it has run for `settle` seconds."""
-        cell = self.client.execute(code)
+    def begin(self, code: str, settle: float, *, asking: bool = False, subshell: str = "") -> Cell:
+        """Execute code that blocks, and return when it has run, or asked, for `settle` seconds."""
+        cell = self.client.execute(code, asking=asking, subshell=subshell)
         deadline = time.perf_counter() + 10
-        while not cell.counts["execute_input"]:
+        while not cell.counts["input_request" if asking else "execute_input"]:
             self.client.receive(0.05)
             self._check(deadline)
         time.sleep(settle)
         return cell
+
+    def create_subshell(self) -> str:
+        """Start a subshell and return its id.
+
+        Raises:
+            WorkFailed: the kernel has none.
+        """
+        asked = self.client.send("create_subshell_request", {}, control=True)
+        with contextlib.suppress(WorkFailed):
+            self.wait_for_reply(asked, 3)
+        if "subshell_id" not in asked.reply:
+            raise WorkFailed("no subshells")
+        return asked.reply["subshell_id"]
+
+    def interrupt_subshell(self, subshell: str) -> None:
+        """Interrupt the cells of a subshell alone, where that can be asked for, else those of the whole kernel."""
+        if self.recipe.ours:
+            self.client.send("interrupt_cells_request", {"subshell_id": subshell}, control=True)
+        else:
+            self.interrupt()
 
     def interrupt(self) -> None:
         """Interrupt as the kernelspec asks for: a message on control, or a signal to the process group."""

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from concurrency import ROWS as CONCURRENCY
 from kernel_client import Cell, ForkServer, KernelRecipe, RunningKernel, our_kernels, peer_kernels
 from table import Line, Row, Sample, Target, WorkFailed, arguments, chosen, compile_ours, measure, percentile, report
 
@@ -267,6 +268,7 @@ ROWS = [
         _row(f"interrupt-{key}", partial(interrupt, code=code), Line(f"interrupt: {label}", "ms", Target(30)))
         for key, (label, code) in _INTERRUPTED.items()
     ),
+    *CONCURRENCY,
     _row("shutdown", shutdown, Line("shutdown, idle", "ms", Target(50))),
     _row(
         "shutdown-blocked",

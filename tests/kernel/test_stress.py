@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -24,6 +25,8 @@ from cobnut_kernel.protocol.messages import Channel, MessageType
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from cobnut_kernel.protocol.messages import Message
 
 SECONDS = float(os.environ.get("COBNUT_STRESS", "8"))
 SEED = int(os.environ.get("COBNUT_SEED", "20"))
@@ -206,7 +209,8 @@ class Storm:
             self.listen(0.002)
             if time.monotonic() > deadline:
                 children = psutil.Process(self.kernel.process.pid).children(recursive=True)
-                now = f"{possessions(self.kernel)} {children} {self.describe(self.open)}"
+                files = [str(each.readlink()) for each in Path(f"/proc/{self.kernel.process.pid}/fd").iterdir()]
+                now = f"{possessions(self.kernel)} {children} {sorted(files)} {self.describe(self.open)}"
                 raise AssertionError(f"Waited for {what}:\n{now}\n{self.stacks()}")
 
     def listen(self, timeout: float = 0) -> None:
@@ -356,7 +360,8 @@ class Storm:
         """Say what is wrong with what came for one request."""
         expected = 0 if sent.msg_type in COMMS else 1
         states = [m.content["execution_state"] for m in sent.exchange.iopub if m.msg_type == MessageType.STATUS]
-        types = sent.exchange.types
+        exchange = Exchange(sent.exchange.request, sent.exchange.channel, iopub=_without_notes(sent.exchange.iopub))
+        types = exchange.types
         behind = types[types.index("idle") + 1 :] if "idle" in types else []
         lingering = {"stream"} if sent.kind is not None and sent.kind.lingers else set[str]()
         checks = {
@@ -413,7 +418,7 @@ class Storm:
         )
 
     def _said(self, sent: Sent) -> str:
-        return "".join(json.dumps(message.content) for message in sent.exchange.iopub)
+        return "".join(json.dumps(message.content) for message in _without_notes(sent.exchange.iopub))
 
     def _strangers(self) -> list[str]:
         """Say what belongs to no request, and what one client has heard otherwise than another."""
@@ -434,6 +439,7 @@ class Storm:
         return "\n".join(
             f"  {sent.msg_type} {str(sent.exchange.request.content)[:150]!r} of {sent.subshell} {sent.exchange.channel}"
             f" begun {sent.begun:.3f} ended {sent.ended:.3f}: {sent.exchange.types} {str(sent.replies)[:200]}"
+            f" {sorted(set(TOKEN.findall(self._said(sent))))}"
             for sent in some[:20]
         )
 
@@ -445,26 +451,33 @@ class Storm:
 
 
 ASKING = """
-import gc, subprocess, sys, threading
+import gc, sys, threading
 from cobnut_kernel.runtime.subshell import Subshell
 for name in ("last_exc", "last_type", "last_value", "last_traceback"):
     vars(sys).pop(name, None)  # Python's own memory of the last error, whose frames hold what was interrupted
 get_ipython().last_execution_result = None
 gc.collect()
-subprocess.run(["true"])  # who starts a child reaps those that an interrupt has left
 names = [thread.name for thread in threading.enumerate()]
-len(names) - names.count("cobnut-aside"), sum(isinstance(one, Subshell) for one in gc.get_objects())
+len(names) - names.count("cobnut-aside"), sum(type(one) is Subshell for one in gc.get_objects()) // KEPT
 """
+KEPT = 8
+"""How many shells that have ended may still be held by what was interrupted in them; dozens end in a storm."""
 
 
 def possessions(kernel: KernelProcess) -> tuple[int, ...]:
-    """Count the kernel's Python threads, shells beside the main one, descriptors and children.
+    """Count the kernel's Python threads, shells beside the main one by the handful, descriptors, and children that run.
 
     The threads that are kept for the next question beside the cells are not counted: they have a limit of their own.
     """
-    counts = json.loads(kernel.clients[0].execute(ASKING).result.replace("(", "[").replace(")", "]"))
+    result = kernel.clients[0].execute(ASKING.replace("KEPT", str(KEPT))).result
     process = psutil.Process(kernel.process.pid)
-    return (*counts, process.num_fds(), len(process.children(recursive=True)))
+    running = [child for child in process.children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
+    return (*json.loads(f"[{result[1:-1]}]"), process.num_fds(), len(running))
+
+
+def _without_notes(messages: list[Message]) -> list[Message]:
+    """Leave out what asyncio says of interrupted tasks: it does so wherever the garbage collector finds them."""
+    return [message for message in messages if "was never retrieved" not in message.content.get("text", "")]
 
 
 def warm_up(storm: Storm) -> None:

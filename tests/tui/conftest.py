@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from logging import ERROR
 from pathlib import Path
@@ -154,7 +154,7 @@ class _FakeKernel:
 
     def message(self, msg_type: str, content: dict[str, Any], parent: str) -> Message:
         message = self.codec.message(msg_type, content, parent=Header(parent, "execute_request") if parent else None)
-        return replace(message, header=replace(message.header, date=self.clock.date))
+        return message._replace(header=message.header._replace(date=self.clock.date))
 
     def say(self, msg_type: str, content: dict[str, Any], parent: str = "", channel: Channel = Channel.IOPUB) -> None:
         for client in self.manager.clients:

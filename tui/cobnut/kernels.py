@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -342,7 +341,7 @@ def next_arrival(arrived: deque[Arrival]) -> Arrival:
 
 
 def _with_text(message: Message, text: str) -> Message:
-    return replace(message, content={**message.content, "text": text})
+    return message._replace(content={**message.content, "text": text})
 
 
 def _stream(event: tuple[Channel, Message]) -> tuple[str | None, object] | None:

@@ -28,8 +28,8 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 Child = weakref.ref[Any]
 """A `subprocess.Popen` as long as somebody has it; asyncio's processes are made of these too."""
 
-_processes: weakref.WeakSet[Any] = weakref.WeakSet()
-"""Those of all cells."""
+_children: dict[int, Child] = {}
+"""Those of all cells, by process id."""
 
 
 def remember_children() -> None:
@@ -44,27 +44,41 @@ def remember_children() -> None:
         original(self, *args, **kwargs)
         cell = CELL.get()
         if cell is not None:
-            _processes.add(self)
-            cell.children = [*(cell.children or ()), weakref.ref(self)]
+            _remember(cell, self)
 
     popen._execute_child = execute_child
 
 
-def interrupt_children(cells: Iterable[RunningCell]) -> None:
-    """Send SIGINT to the processes that these cells have started, and to theirs.
+def _remember(cell: RunningCell, process: Any) -> None:
+    pid: int = process.pid
 
-    As with Ctrl-C in a terminal, those that have left our process group are left alone.
-    """
-    group = os.getpgrp()
+    def forget(gone: Child) -> None:
+        if _children.get(pid) is gone:
+            del _children[pid]
+
+    child = _children[pid] = weakref.ref(process, forget)
+    if cell.children is None:
+        cell.children = []
+    cell.children.append(child)
+
+
+def children_of(cells: Iterable[RunningCell]) -> set[int]:
+    """Name the processes that these cells have started, and theirs."""
     begun = {pid for cell in cells for pid in (*_remembered(cell), *_begun_in_thread(cell))}
-    for pid in {relative for first in begun for relative in _family(first)}:
+    return {relative for first in begun for relative in _family(first)}
+
+
+def interrupt_children(pids: Iterable[int]) -> None:
+    """Send SIGINT to child processes; those that have left our process group are left alone, as with Ctrl-C."""
+    group = os.getpgrp()
+    for pid in pids:
         with suppress(ProcessLookupError, PermissionError):
             if os.getpgid(pid) == group:
                 os.kill(pid, signal.SIGINT)
 
 
 def _remembered(cell: RunningCell) -> Iterator[int]:
-    for child in cell.children or ():
+    for child in list(cell.children or ()):
         process = child()
         # A process that somebody has waited for has a return code, and its id may be another's by now. To poll here
         # would take the exit status from those who wait for it.
@@ -79,10 +93,9 @@ def _begun_in_thread(cell: RunningCell) -> Iterator[int]:
     """
     if cell.thread.current is not cell:
         return
-    remembered = {process.pid for process in list(_processes)}
     with suppress(OSError):
         text = Path(f"/proc/self/task/{cell.thread.thread.native_id}/children").read_text()
-        for pid in {int(number) for number in text.split()} - remembered:
+        for pid in {int(number) for number in text.split()}.difference(_children):
             with suppress(OSError):
                 if _age(pid) <= time.monotonic() - cell.started + 1 / _TICKS:
                     yield pid

@@ -40,7 +40,7 @@ class Comm(BaseComm):
         Raises:
             TypeError: the data have no JSON form.
         """
-        content = dumps({"data": data or {}, "comm_id": self.comm_id, **keys})
+        content = dumps({"data": {} if data is None else data, "comm_id": self.comm_id, **keys})
         written = dumps(metadata) if metadata else EMPTY
         # Copied now: the user may change a buffer before it is sent.
         copies = tuple(memoryview(buffer).tobytes() for buffer in buffers or ())

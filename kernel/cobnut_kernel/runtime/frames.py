@@ -8,6 +8,7 @@ import contextlib
 import gc
 import os
 import queue
+import subprocess
 import sys
 import threading
 import traceback
@@ -26,6 +27,8 @@ _BLOCKING = str(Path(__file__).with_name("blocking.py"))
 _loops: tuple[str, ...] = tuple(str(Path(str(module.__file__)).parent) for module in (asyncio, anyio))
 _debugger: tuple[str, ...] = ()
 _border: types.CodeType | None = None
+_COMPILED = ("_pydevd_bundle" + os.sep, "_pydevd_sys_monitoring" + os.sep, "<stringsource>", "stringsource")
+"""How Cython names the files of pydevd."""
 _WAITS = (_OURS, *(str(module.__file__) for module in (contextlib, queue, threading)))
 """The files by whose means a debugger waits."""
 _STANDARD = str(Path(str(asyncio.__file__)).parents[1])
@@ -35,6 +38,10 @@ _WEAK_SETS = str(Path(str(_weakrefset.__file__)))
 
 _IMPORTS = "<frozen importlib._bootstrap"
 """The files that import: an interrupt there may leave a module's lock taken, for ever and for all threads."""
+
+_popen: Any = subprocess.Popen
+_STARTS_A_CHILD: types.CodeType = getattr(_popen._execute_child, "__wrapped__", _popen._execute_child).__code__
+"""What is interrupted there leaves a child that nobody knows, and the descriptors of a pipe."""
 
 _LOOP_STEPS: set[types.CodeType] = {asyncio.Handle._run.__code__}
 """The functions of event loops that run a task or a callback."""
@@ -56,7 +63,7 @@ def add_trio() -> None:
 def add_debugger(folder: str, border: types.CodeType) -> None:
     """Know a debugger's frames, in which threads stand that it has stopped, and our function that they come out by."""
     global _debugger, _border
-    _debugger, _border = (folder, "_pydevd_bundle" + os.sep), border
+    _debugger, _border = (folder, *_COMPILED), border
 
 
 def add_loop_step(code: types.CodeType) -> None:
@@ -75,12 +82,13 @@ def is_original_call(frame: types.FrameType) -> bool:
 
 
 def is_careful(frame: types.FrameType) -> bool:
-    """Tell whether our code, an event loop's or an import's runs: none of them bears an interrupt.
+    """Tell whether our code, an event loop's, an import's or a child's start runs: none of them bears an interrupt.
 
     A task that registers itself with what it waits for, and is interrupted then, is woken later where it waits no
     more: under trio that is the end of the loop.
     """
-    return frame.f_code.co_filename.startswith((_OURS, _WEAK_SETS, _IMPORTS, *_loops))
+    code = frame.f_code
+    return code is _STARTS_A_CHILD or code.co_filename.startswith((_OURS, _WEAK_SETS, _IMPORTS, *_loops))
 
 
 def is_stopped(frame: types.FrameType | None) -> bool:

@@ -30,7 +30,7 @@ import anyio
 from cobnut_kernel.protocol.messages import MessageType
 from cobnut_kernel.runtime.awaiting import AsyncioHost, TrioHost
 from cobnut_kernel.runtime.blocking import make_interruptible
-from cobnut_kernel.runtime.children import interrupt_children, remember_children
+from cobnut_kernel.runtime.children import children_of, interrupt_children, remember_children
 from cobnut_kernel.runtime.frames import end_at_the_cell, is_careful, is_original_call, is_ours
 from cobnut_kernel.runtime.running import CELL, HERE, CellThread, Interrupted, RunningCell
 
@@ -83,6 +83,12 @@ class Interrupts:
         self._stopped: deque[tuple[int, Callable[[Job], bool]]] = deque(maxlen=_REMEMBERED)
         self._stopped_before: int = -1
         self.resume: Callable[[int], object] | None = None  # lets a thread go on that a debugger has stopped
+        os.register_at_fork(after_in_child=self._make_locks)
+
+    def _make_locks(self) -> None:
+        """Take new locks in a forked child: the threads that held the old ones are not there."""
+        self._sending = threading.Lock()
+        self._attempting = threading.Lock()
 
     # ── running cells ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -189,9 +195,10 @@ class Interrupts:
         cells = list(dict.fromkeys(each for cell in cells for each in _with_inner(cell)))
         with self._sending:
             cells = [cell for cell in cells if cell.number in self._running]
-            # A handler of the user's own, in the place of ours, has the main thread to itself.
+            # A handler of the user's own, in the place of ours, gets the signal, and the cell nothing else.
             listens = signal.getsignal(signal.SIGINT) == self.on_signal
-            self._want([cell for cell in cells if listens or not cell.thread.is_main], everything=everything)
+            signalled = [] if listens else [cell for cell in cells if self._is_signalled(cell, everything=everything)]
+            self._want([cell for cell in cells if cell not in signalled], everything=everything)
             self._send(cells, everything=everything, listens=listens)
             if cells and everything:  # one that has begun meanwhile may have lost its child
                 late = [cell for cell in self.running() if cell not in cells]
@@ -204,17 +211,22 @@ class Interrupts:
     def _send(self, cells: list[RunningCell], *, everything: bool, listens: bool) -> None:
         """Send SIGINT to the child processes, and to the main thread where it executes one of these cells."""
         main = self._main_thread()
-        if cells and everything and _leads_its_group():
+        if cells and everything and main is not None and _leads_its_group():
             self._expected = listens
             os.killpg(os.getpid(), signal.SIGINT)
         else:
-            interrupt_children(cells)
-            if main is not None and (main.current in cells or (everything and _in(main, cells))):
+            children = children_of(cells)
+            if any(self._is_signalled(cell, everything=everything) for cell in cells):
                 self._expected = listens
-                _kill_main(signal.SIGINT)
+                _kill_main(signal.SIGINT)  # before the children: what waits for one is to end by this, not by its end
+            interrupt_children(children)
         if self._expected:
             self._unheard = True
             self._poke()
+
+    def _is_signalled(self, cell: RunningCell, *, everything: bool) -> bool:
+        """Tell whether a cell gets SIGINT: the main thread executes it, or it is meant with the whole process."""
+        return cell.thread.is_main and (everything or cell.thread.current is cell)
 
     def interrupt_again(self) -> None:
         """Raise an interrupt once more that Python has dropped in this thread, a moment later."""

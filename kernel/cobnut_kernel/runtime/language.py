@@ -57,7 +57,6 @@ class Language:
     ) -> None:
         self._deadline = deadline
         self._aside = Aside() if aside is None else aside
-        self._mine = threading.local()
         self._jedi_after = jedi_after
         self._timer: threading.Timer | None = None
 
@@ -95,21 +94,16 @@ class Language:
 
     def _finder(self, shell: InteractiveShell) -> Finder:
         """Return this thread's completer for a shell, with the settings that the shell's has now."""
-        finders: WeakKeyDictionary[InteractiveShell, Finder] = self._of_thread("finders")
-        finder = finders.get(shell)
+        kept = _kept_for_this_thread(shell)
+        finder: Any = kept.get("finder")
         with without_user_folder():
             own = cast("Any", shell.Completer)
             if finder is None:
                 from cobnut_kernel.runtime.completion import Finder
 
-                finder = finders[shell] = Finder(shell)
+                finder = kept["finder"] = Finder(shell)
         finder.adopt(own)
         return finder
-
-    def _of_thread(self, name: str) -> Any:
-        if not hasattr(self._mine, name):
-            setattr(self._mine, name, WeakKeyDictionary())
-        return getattr(self._mine, name)
 
     # ── inspection ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -148,11 +142,11 @@ class Language:
         return dict(bundle)
 
     def _inspector(self, shell: InteractiveShell) -> Inspector:
-        inspectors: WeakKeyDictionary[InteractiveShell, Inspector] = self._of_thread("inspectors")
-        inspector = inspectors.get(shell)
+        kept = _kept_for_this_thread(shell)
+        inspector: Any = kept.get("inspector")
         theme = shell.inspector._theme_name
         if inspector is None or inspector._theme_name != theme:
-            inspector = inspectors[shell] = shell.inspector_class(
+            inspector = kept["inspector"] = shell.inspector_class(
                 theme_name=theme, str_detail_level=shell.object_info_string_level
             )
         inspector.mime_hooks = shell.inspector.mime_hooks
@@ -199,6 +193,14 @@ class Language:
         if jedi and finder.use_jedi:
             code = "text = str(1)\ntext.isal"
             finder.find(code, len(code), [{}], 1)
+
+
+def _kept_for_this_thread(shell: InteractiveShell) -> dict[str, Any]:
+    """Return what a shell keeps for the running thread: it goes with the shell, to which it leads back."""
+    attributes = cast("dict[str, Any]", shell.__dict__)
+    kept: WeakKeyDictionary[threading.Thread, dict[str, Any]]
+    kept = attributes.setdefault("_kept_by_thread", WeakKeyDictionary())
+    return kept.setdefault(threading.current_thread(), {})
 
 
 def _namespaces(shell: InteractiveShell) -> list[Mapping[str, Any]]:

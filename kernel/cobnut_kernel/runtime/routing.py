@@ -12,9 +12,9 @@ from __future__ import annotations
 import _thread
 import threading
 from contextlib import contextmanager
-from contextvars import ContextVar, Token
+from contextvars import Context, ContextVar, Token
 from dataclasses import replace
-from functools import wraps
+from functools import partial, wraps
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Self
 
@@ -187,11 +187,10 @@ class ThreadRouting:
             if job is None or not callable(function):
                 return original(function, *args, **kwargs)
 
-            def run(*arguments: Any, **keywords: Any) -> Any:
-                here.set(job)
-                return function(*arguments, **keywords)
-
-            return original(run, *args, **kwargs)
+            # No frame of ours is the thread's first: a debugger looks for threading's there, to know the thread.
+            context = Context()
+            context.run(here.set, job)
+            return original(partial(context.run, function), *args, **kwargs)
 
         return start
 

@@ -16,9 +16,8 @@ import threading
 import time
 import types
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
 
 from cobnut_kernel.runtime import frames
 from cobnut_kernel.runtime.imports import without_user_folder
@@ -36,8 +35,7 @@ _yield_gil: Final = time.sleep
 """The real one: `time.sleep` itself may have become interruptible."""
 
 
-@dataclass(frozen=True)
-class Interrupted:
+class Interrupted(NamedTuple):
     """What a cell comes to that was interrupted where nobody else had caught it, or whose time was up."""
 
     error: KeyboardInterrupt

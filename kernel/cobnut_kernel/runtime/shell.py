@@ -322,6 +322,19 @@ class Shell(InteractiveShell):
         parent = self._current.parent()
         self._outbox.post(Outgoing(Channel.IOPUB, msg_type, dumps(content), parent, written, buffers=tuple(buffers)))
 
+    @staticmethod
+    def excepthook(etype: Any, value: Any, tb: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Show an error that user code hands to `sys.excepthook`, in the shell of the running context.
+
+        One function for all shells: IPython puts a cell's own in its place and takes it back, and cells that run at
+        the same time would leave each other's there, and keep shells that have ended.
+        """
+        shell = Shell._here.get()
+        if shell is not None:
+            shell.showtraceback((etype, value, tb), tb_offset=0)
+        else:
+            sys.__excepthook__(etype, value, tb)
+
     def interrupted(self, error: KeyboardInterrupt) -> Outcome:
         """Show an interrupt that ended a cell outside its own code, unless it was shown on its way."""
         job = self._job()

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from concurrent.futures import Future
+from itertools import count
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import anyio
 import pytest
 import zmq
 
+from cobnut_kernel.protocol.messages import MessageType
 from cobnut_kernel.runtime.interrupts import POKE, Interrupts
 from cobnut_kernel.runtime.loop import KernelLoop, uv_loop
 from cobnut_kernel.transport import IOThread, SocketSpec
@@ -32,6 +34,8 @@ PLACES = [
 ]
 """The threads and loops that cells run in."""
 
+_numbers = count()
+
 TIMEOUT = 25.0
 """Seconds that a wait may take on a machine that is busy with other things; a good one ends at once."""
 
@@ -46,7 +50,8 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
 
 def job(msg_id: str = "cell", subshell_id: str | None = None) -> Any:
     """Make what interrupts need to know of a request."""
-    return SimpleNamespace(message=SimpleNamespace(msg_id=msg_id), subshell_id=subshell_id)
+    message = SimpleNamespace(msg_id=msg_id, msg_type=MessageType.EXECUTE_REQUEST)
+    return SimpleNamespace(message=message, subshell_id=subshell_id, number=next(_numbers))
 
 
 class Place:

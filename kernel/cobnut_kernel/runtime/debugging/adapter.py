@@ -61,6 +61,7 @@ class Adapter:
     """
 
     _active: ClassVar[Adapter | None] = None
+    _changes: ClassVar[int] = 0
 
     def __init__(self, on_event: Callable[[Content], None], interrupts: Interrupts) -> None:
         self.closed: bool = False
@@ -97,6 +98,8 @@ class Adapter:
                 dont_trace_start_patterns=(_folder_of("debugpy"),),
             )
         self._py_db = pydevd.get_global_debugger()
+        # What pydevd knows of code it keeps beyond a session, by the number of changes: these count on.
+        self._py_db.mtime = Adapter._changes
         self._wait, self._py_db.do_wait_suspend = self._py_db.do_wait_suspend, self._stop_here
         self._hook, sys.breakpointhook = sys.breakpointhook, _breakpoint_hook()
         Adapter._active = self
@@ -124,6 +127,7 @@ class Adapter:
         return not closed
 
     def _dispose(self) -> None:
+        Adapter._changes = self._py_db.mtime + 1
         Adapter._active = None
         if sys.breakpointhook is _breakpoint_hook():
             sys.breakpointhook = self._hook
@@ -194,9 +198,10 @@ class Adapter:
     def resume(self, ident: int) -> None:
         """Let a thread go on if it is stopped; from any thread, at once."""
         for thread in threading.enumerate():
-            if thread.ident == ident and _is_stopped(thread) and not self.closed:
-                sys.modules["_pydevd_bundle.pydevd_thread_lifecycle"].resume_threads(_thread_id(thread))
-                self._nudge([thread])
+            if thread.ident == ident and getattr(thread, "additional_info", None) is not None:
+                if _is_stopped(thread):
+                    sys.modules["_pydevd_bundle.pydevd_thread_lifecycle"].resume_threads(_thread_id(thread))
+                self._nudge([thread])  # each time: an interrupt may have ended its wait just before
 
     def begin_cell(self) -> None:
         """Let a cell begin as if there had been none before, in its thread.

@@ -156,6 +156,9 @@ class Debugger:
                 raise
             self._adapter, self._interrupts.resume = adapter, adapter.resume
             CELL_FILES.before_cell, CELL_FILES.after_error = adapter.begin_cell, adapter.stop_after
+            # pydevd does more at the first step that it sees in a thread: in the main one that must not be the handler
+            # of an interrupt's signal, before whose first line the handlers of others would run.
+            self._interrupts._poke()
             # The first one to be asked of is number 1, the main thread.
             self._user_threads(_list(await self._ask("threads", {}), "threads"))
         return self._answer(request, await self._ask("initialize", request.arguments))

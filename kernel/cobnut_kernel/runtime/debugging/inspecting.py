@@ -5,7 +5,7 @@ from __future__ import annotations
 import linecache
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cobnut_kernel.runtime.debugging.adapter import in_service_thread
 from cobnut_kernel.runtime.debugging.cells import CELL_FILES
@@ -63,8 +63,7 @@ class Inspection:
         return {"variables": await in_service_thread(self._variables)}
 
     def _variables(self) -> list[Content]:
-        namespace: dict[str, Any] = self._shell().user_ns
-        return self._explorer.variables(namespace)
+        return self._explorer.variables(cast("dict[str, Any]", self._shell().user_ns))
 
     async def _dump_cell(self, request: Request) -> Content:
         return {"sourcePath": CELL_FILES.dump(request.text("code"))}

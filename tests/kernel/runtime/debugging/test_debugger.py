@@ -92,19 +92,36 @@ def locals_of(front_end: FrontEnd) -> int:
     return scopes[0]["variablesReference"]
 
 
-def test_steps_go_through_a_cell_and_end_with_it(front_end: FrontEnd) -> None:
-    """Step into, over, out, and over the last line: never into the kernel, and the next cell runs through."""
-    front_end.set_breakpoints(WORK, 7)
-    cell = front_end.client.send_code(WORK)
+def test_steps_go_into_a_function_over_its_lines_and_out(front_end: FrontEnd) -> None:
+    """Step into, over and out stop in the user's functions only."""
+    code = "def inner(n):\n    a = n\n    return a\ndef outer():\n    b = inner(1)\n    b += 1\n    return b\nouter()"
+    front_end.set_breakpoints(code, 5)
+    cell = front_end.client.send_code(code)
     front_end.wait_for_stop()
     seen: list[tuple[str, int]] = [stopped_at(front_end)]
-    for step in ("stepIn", "next", "stepOut", "next"):
+    for step in ("stepIn", "next", "stepOut"):
         front_end.body(step, threadId=1)
         front_end.wait_for_stop("step")
         seen.append(stopped_at(front_end))
-    assert seen == [("<module>", 7), ("work", 2), ("work", 3), ("<module>", 7), ("<module>", 8)]
+    assert seen[:3] == [("outer", 5), ("inner", 2), ("inner", 3)]
+    assert seen[3] in [("outer", 5), ("outer", 6)]  # the call may count as over
+    front_end.body("continue", threadId=1)
+    assert front_end.client.finish(cell).result == "2"
+
+
+def test_steps_end_with_their_cell(front_end: FrontEnd) -> None:
+    """A step from statement to statement stays in the cell; one over the last ends it, and the next runs through."""
+    front_end.set_breakpoints(WORK, 6)
+    cell = front_end.client.send_code(WORK)
+    front_end.wait_for_stop()
+    lines = [stopped_at(front_end)[1]]
+    for _ in range(2):
+        front_end.body("next", threadId=1)
+        front_end.wait_for_stop("step")
+        lines.append(stopped_at(front_end)[1])
+    assert lines == [6, 7, 8]
     front_end.body("next", threadId=1)
-    front_end.client.finish(cell)
+    assert front_end.client.finish(cell).result == "[10, 5]"
     assert front_end.client.execute("a = 1\nb = 2\na + b").result == "3"
 
 
@@ -570,8 +587,10 @@ def test_the_kernel_ends_although_a_thread_is_stopped(
     subshell = front_end.client.create_subshell() if where == "subshell" else None
     code = WORK if where != "a user's thread" else WORK.replace("y = work(x)", START)
     path = Path(front_end.set_breakpoints(code, 3))
-    front_end.client.send_code(code, subshell=subshell)
+    cell = front_end.client.send_code(code, subshell=subshell)
     front_end.wait_for_stop()
+    if where == "a user's thread":
+        front_end.client.finish(cell)
     if by == "message":
         front_end.client.control(MessageType.SHUTDOWN_REQUEST, restart=False)
     else:
