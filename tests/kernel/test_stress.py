@@ -368,7 +368,7 @@ class Storm:
             f"{len(sent.replies)} replies": len(sent.replies) == expected,
             f"states {states}": states == ["busy", "idle"],
             "not busy first": types[:1] == ["busy"],
-            f"after idle: {behind}": set(behind) <= lingering,
+            f"after idle: {behind} {exchange.iopub[-1].content}": set(behind) <= lingering,
             "another's words": set(TOKEN.findall(self._said(sent))) <= {sent.token},
         }
         faults = [fault for fault, holds in checks.items() if not holds]

@@ -16,7 +16,7 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cobnut_kernel.runtime.running import CELL
+from cobnut_kernel.runtime.running import CELL, HERE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -45,8 +45,24 @@ def remember_children() -> None:
         cell = CELL.get()
         if cell is not None:
             _remember(cell, self)
+        _strike(self)
 
     popen._execute_child = execute_child
+
+
+def _strike(process: Any) -> None:
+    """Let an interrupt have its way that came while a child was started: whoever looked for it did not find it yet.
+
+    Raises:
+        KeyboardInterrupt: one was due.
+    """
+    if HERE.thread is not None:
+        try:
+            HERE.thread.strike()
+        except KeyboardInterrupt:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(process.pid, signal.SIGINT)
+            raise
 
 
 def _remember(cell: RunningCell, process: Any) -> None:

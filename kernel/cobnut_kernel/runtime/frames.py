@@ -14,6 +14,7 @@ import threading
 import traceback
 import types
 from itertools import dropwhile
+from opcode import opmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,14 @@ _LOOP_STEPS: set[types.CodeType] = {asyncio.Handle._run.__code__}
 
 _WRAPPERS = ("coroutine_wrapper", "async_generator_asend", "async_generator_athrow", "async_generator_aclose")
 """What CPython puts around something that is awaited, and that has no attribute for it."""
+
+_CALLS_NOTHING = {
+    number
+    for name, number in opmap.items()
+    if name.startswith(("STORE_FAST", "DELETE_FAST"))
+    or name in ("STORE_NAME", "STORE_GLOBAL", "STORE_DEREF", "DELETE_NAME", "DELETE_GLOBAL", "DELETE_DEREF", "POP_TOP")
+}
+"""The instructions that let go of a value and do nothing else of which Python code could come."""
 
 
 def add_trio() -> None:
@@ -100,6 +109,18 @@ def is_stopped(frame: types.FrameType | None) -> bool:
             return False
         frame = frame.f_back
     return frame is not None and frame.f_code.co_filename.startswith(_debugger)
+
+
+def is_finalizing(frame: types.FrameType | None) -> bool:
+    """Tell whether a finalizer runs, where Python drops what is raised, or C code does without a word.
+
+    It does where a frame stands at an instruction that calls nothing: a name is bound anew, or a value let go.
+    """
+    while frame is not None and frame.f_code not in _LOOP_STEPS:
+        if frame.f_lasti >= 0 and frame.f_code.co_code[frame.f_lasti] in _CALLS_NOTHING:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def steps_a_task(frame: types.FrameType | None) -> bool:

@@ -31,7 +31,7 @@ from cobnut_kernel.protocol.messages import MessageType
 from cobnut_kernel.runtime.awaiting import AsyncioHost, TrioHost
 from cobnut_kernel.runtime.blocking import make_interruptible
 from cobnut_kernel.runtime.children import children_of, interrupt_children, remember_children
-from cobnut_kernel.runtime.frames import end_at_the_cell, is_careful, is_original_call, is_ours
+from cobnut_kernel.runtime.frames import end_at_the_cell, is_careful, is_finalizing, is_original_call, is_ours
 from cobnut_kernel.runtime.running import CELL, HERE, CellThread, Interrupted, RunningCell
 
 if TYPE_CHECKING:
@@ -53,6 +53,9 @@ _AGAIN = 0.005
 
 _RARELY = 0.25
 """Seconds between two looks after an interrupt that has been due for long, in a call that cannot be stopped."""
+
+_FINALIZER = 0.1
+"""Seconds that a finalizer gets to end in peace."""
 
 _INSIST = 1.0
 """Seconds until a cell whose time is up, and that has caught its interrupt and gone on, is interrupted once more."""
@@ -193,6 +196,7 @@ class Interrupts:
 
     def _interrupt(self, cells: list[RunningCell], *, everything: bool) -> list[RunningCell]:
         cells = list(dict.fromkeys(each for cell in cells for each in _with_inner(cell)))
+        self._looks_since = time.monotonic()
         with self._sending:
             cells = [cell for cell in cells if cell.number in self._running]
             # A handler of the user's own, in the place of ours, gets the signal, and the cell nothing else.
@@ -299,7 +303,7 @@ class Interrupts:
                 for cell in cells:
                     self._attempt(cell)
                 for thread in threads:
-                    if not thread.is_main and thread.interrupt_from_outside(None):
+                    if not thread.is_main and thread.interrupt_from_outside(None, patient=self._is_patient()):
                         self.due = True
             finally:
                 self._attempting.release()
@@ -321,7 +325,7 @@ class Interrupts:
     def _attempt(self, cell: RunningCell) -> None:
         if cell.thread.current is not cell:
             cell.cancel_soon()
-        elif not cell.thread.is_main and cell.thread.interrupt_from_outside(cell):
+        elif not cell.thread.is_main and cell.thread.interrupt_from_outside(cell, patient=self._is_patient()):
             cell.due = self.due = True
 
     # ── in the thread of the code that is interrupted ───────────────────────────────────────────────────────────────
@@ -368,11 +372,16 @@ class Interrupts:
         if not (cell.wanted if cell is not None else main.is_kept_by_a_task(frame)):
             return
         if is_original_call(frame) or not is_careful(frame):
-            main.strike()
+            if not (self._is_patient() and is_finalizing(frame)):
+                main.strike()
         elif is_ours(frame):
             self.due = True
             if cell is not None:
                 cell.due = True
+
+    def _is_patient(self) -> bool:
+        """Tell whether finalizers are left in peace still: an interrupt that is raised there may be lost."""
+        return time.monotonic() - self._looks_since < _FINALIZER
 
     def _main_thread(self) -> CellThread | None:
         return self._threads.get(threading.main_thread().ident or 0)

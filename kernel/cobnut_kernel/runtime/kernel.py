@@ -21,6 +21,7 @@ from cobnut_kernel.protocol.codec import Codec
 from cobnut_kernel.protocol.connection import ConnectionInfo
 from cobnut_kernel.protocol.json import dumps
 from cobnut_kernel.protocol.messages import Channel, Message, MessageType
+from cobnut_kernel.runtime.blocking import make_interruptible
 from cobnut_kernel.runtime.dispatch import ReplySocket
 from cobnut_kernel.runtime.handlers import Handlers
 from cobnut_kernel.runtime.imports import add_user_folder
@@ -263,6 +264,7 @@ class Kernel(Handlers, AsyncContextManagerMixin):
             service.stdin.install()
             shell.enter()
             os.environ.setdefault("MPLBACKEND", _PICTURES)
+            make_interruptible()
             if sys.flags.safe_path:
                 add_user_folder()
             if self.registration is not None:

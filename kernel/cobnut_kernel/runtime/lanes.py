@@ -10,7 +10,7 @@ import anyio
 
 from cobnut_kernel.protocol.messages import Channel
 from cobnut_kernel.runtime.dispatch import Lane
-from cobnut_kernel.runtime.loop import KernelLoop
+from cobnut_kernel.runtime.loop import KernelLoop, uv_loop
 from cobnut_kernel.runtime.modes import RunMode
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ class LoopThread:
 
 def loop_options(backend: str, options: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return anyio's options for one of our event loops; what is given comes first."""
-    if backend != "asyncio" or (options and (options.get("use_uvloop") or "loop_factory" in options)):
-        return dict(options or {})
-    return {**(options or {}), "loop_factory": KernelLoop}
+    kept = dict(options or {})
+    if backend == "asyncio" and "loop_factory" not in kept:
+        kept["loop_factory"] = uv_loop() if kept.pop("use_uvloop", False) else KernelLoop
+    return kept

@@ -122,11 +122,11 @@ class CellThread:
 
     # ── in other threads ────────────────────────────────────────────────────────────────────────────────────────────
 
-    def interrupt_from_outside(self, cell: RunningCell | None) -> bool:
+    def interrupt_from_outside(self, cell: RunningCell | None, *, patient: bool) -> bool:
         """Interrupt what this thread executes: a cell, or where there is none a task that keeps the loop.
 
         Where it computes, KeyboardInterrupt is raised at its next step; where it blocks in a call of C, when that
-        call returns.
+        call returns; in a finalizer, where it may be lost, only by who is not `patient`.
 
         Returns:
             Whether our own code runs there, which will look by itself where it is called next.
@@ -143,7 +143,7 @@ class CellThread:
                 return False
             if not (cell.wanted if cell is not None else self.is_kept_by_a_task(frame)):
                 return False
-            if frames.is_stopped(frame):
+            if frames.is_stopped(frame) or (patient and frames.is_finalizing(frame)):
                 return False
             if frames.is_careful(frame):
                 return frames.is_ours(frame)

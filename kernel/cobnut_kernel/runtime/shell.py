@@ -372,7 +372,7 @@ class Shell(InteractiveShell):
         """Show an error; what draws it is imported now, with the first one."""
         shown = exc_tuple[1] if exc_tuple else sys.exception()
         if shown is not None:
-            end_at_the_cell(shown.__traceback__)
+            end_at_the_cell(shown.__traceback__, interrupted=isinstance(shown, KeyboardInterrupt))
             if CELL_FILES.after_error is not None:
                 CELL_FILES.after_error(shown)
         with without_user_folder():

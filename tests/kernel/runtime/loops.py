@@ -88,20 +88,26 @@ class Place:
         return anyio.run(main, backend_options={"loop_factory": KernelLoop if self.loop == "asyncio" else uv_loop()})
 
     def wait_for_cell(self, msg_id: str = "cell") -> RunningCell:
-        """Wait until a cell runs and stays where it is; one that computes is somewhere else whenever one looks."""
+        """Wait until a cell runs and stays in the same functions; one that is somewhere else again and again moves."""
         wait_until(lambda: self.find(msg_id), f"the cell {msg_id}")
         cell = self.find(msg_id)
         assert cell is not None
-        for _ in range(5):
-            before = cell.stack()
-            time.sleep(0.02)
-            if before and cell.stack() == before:
+        same = 0
+        for _ in range(25):
+            before = _functions(cell)
+            time.sleep(0.01)
+            same = same + 1 if before and _functions(cell) == before else 0
+            if same == 3:
                 break
         return cell
 
     def find(self, msg_id: str) -> RunningCell | None:
         """Return the running cell of that request."""
         return next((cell for cell in self.interrupts.running() if cell.job.message.msg_id == msg_id), None)
+
+
+def _functions(cell: RunningCell) -> list[str]:
+    return [entry.splitlines()[0].rpartition(" in ")[2] for entry in cell.stack()]
 
 
 def open_interrupts() -> Iterator[Interrupts]:

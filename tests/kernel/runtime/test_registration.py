@@ -60,7 +60,7 @@ def test_a_kernel_that_is_acknowledged_goes_on(launcher: Launcher) -> None:
     launcher.socket.send_multipart(launcher.info.acknowledgement(received))
     registration.confirm(20)
     registration.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("cobnut")]
+    assert not [thread for thread in threading.enumerate() if thread.name == "cobnut-io"]
 
 
 def test_a_kernel_that_nobody_acknowledges_says_so(launcher: Launcher) -> None:
@@ -71,7 +71,7 @@ def test_a_kernel_that_nobody_acknowledges_says_so(launcher: Launcher) -> None:
         KernelStartError, match=f"{launcher.info.url} did not acknowledge .* within 0.1 seconds: it has"
     ):
         registration.confirm(0.1)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("cobnut")]
+    assert not [thread for thread in threading.enumerate() if thread.name == "cobnut-io"]
 
 
 def test_a_strangers_acknowledgement_is_none(launcher: Launcher) -> None:
