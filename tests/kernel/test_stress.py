@@ -456,6 +456,8 @@ from cobnut_kernel.runtime.subshell import Subshell
 for name in ("last_exc", "last_type", "last_value", "last_traceback"):
     vars(sys).pop(name, None)  # Python's own memory of the last error, whose frames hold what was interrupted
 get_ipython().last_execution_result = None
+for name in [name for name in globals() if name[1:2] == "_" and name[2:].isdigit()]:
+    del globals()[name]  # tasks, which hold the shell they were made in
 gc.collect()
 names = [thread.name for thread in threading.enumerate()]
 len(names) - names.count("cobnut-aside"), sum(type(one) is Subshell for one in gc.get_objects()) // KEPT
@@ -521,7 +523,9 @@ def test_a_storm_leaves_nothing_unanswered_and_nothing_behind(
     counts = Counter(sent.msg_type for sent in storm.sent)
     print(counts, Counter(reply["status"] for sent in storm.sent for reply in sent.replies if sent.kind))
     faults = storm.faults()
-    assert not faults, f"COBNUT_SEED={SEED} COBNUT_STRESS={SECONDS:g}: {len(faults)} faults\n" + "\n".join(faults[:10])
+    assert not faults, f"COBNUT_SEED={SEED} COBNUT_STRESS={SECONDS:g}: {len(faults)} faults\n" + "\n".join(
+        [*faults[:10], kernel.stderr]
+    )
     leftover = f"no more threads, descriptors and children than {before}"
     storm.wait(lambda: all(now <= then for now, then in zip(possessions(kernel), before, strict=True)), leftover)
     assert storm.clients[0].execute("6 * 7").result == "42"

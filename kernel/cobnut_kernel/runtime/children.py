@@ -111,6 +111,8 @@ def _begun_in_thread(cell: RunningCell) -> Iterator[int]:
         return
     with suppress(OSError):
         text = Path(f"/proc/self/task/{cell.thread.thread.native_id}/children").read_text()
+        if cell.thread.current is not cell:  # another cell's may be among them by now
+            return
         for pid in {int(number) for number in text.split()}.difference(_children):
             with suppress(OSError):
                 if _age(pid) <= time.monotonic() - cell.started + 1 / _TICKS:

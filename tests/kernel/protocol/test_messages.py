@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -76,7 +75,7 @@ def test_a_deep_value_in_a_header_is_left_alone() -> None:
 def test_the_subshell_is_named_only_where_there_is_one() -> None:
     """Kernels that do not know subshells see no field of theirs (JEP 91)."""
     assert "subshell_id" not in HEADER.as_dict()
-    assert replace(HEADER, subshell_id="3").as_dict()["subshell_id"] == "3"
+    assert HEADER._replace(subshell_id="3").as_dict()["subshell_id"] == "3"
 
 
 def test_fields_of_others_are_left_out() -> None:
@@ -88,13 +87,13 @@ def test_messages_cannot_be_changed() -> None:
     """Headers and messages are shared between threads, so they stay as they are."""
     message = Message(HEADER, None, {}, {})
     for thing, name in ((HEADER, "msg_id"), (message, "content")):
-        with pytest.raises(FrozenInstanceError):
+        with pytest.raises(AttributeError):
             setattr(thing, name, "other")
 
 
 def test_a_message_names_its_type_and_its_request() -> None:
     """The names that everybody asks for are at hand."""
-    message = Message(replace(HEADER, msg_id="other"), HEADER, {}, {})
+    message = Message(HEADER._replace(msg_id="other"), HEADER, {}, {})
     assert (message.msg_type, message.msg_id, message.parent_id) == ("status", "other", "id")
     assert Message(HEADER, None, {}, {}).parent_id is None
 
@@ -111,7 +110,7 @@ def test_the_dict_of_a_message_has_dates_as_the_field_has() -> None:
 @pytest.mark.parametrize("date", ["", "yesterday", "2024-13-01T00:00:00Z", "\udcff"])
 def test_a_date_that_is_none_stays_text(date: str) -> None:
     """A kernel with a broken clock is still heard."""
-    fields = Message(replace(HEADER, date=date), None, {}, {}).as_dict()
+    fields = Message(HEADER._replace(date=date), None, {}, {}).as_dict()
     assert fields["header"]["date"] == date
     assert fields["parent_header"] == {}
 
