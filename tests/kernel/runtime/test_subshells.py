@@ -9,9 +9,9 @@ import pytest
 from cobnut_kernel.protocol.messages import Channel, MessageType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from tests.kernel.wire import WireClient
+    from tests.kernel.wire import KernelProcess, WireClient
 
 
 @pytest.fixture
@@ -225,3 +225,41 @@ def test_cells_of_a_subshell_on_the_control_channel_run_there(client: WireClient
     """The header says where, whatever the channel."""
     cell = client.execute("get_ipython().subshell_id", subshell=subshell, channel=Channel.CONTROL)
     assert cell.result == repr(subshell)
+
+
+def test_a_subshell_lasts_as_long_as_its_cells_in_threads(client: WireClient) -> None:
+    """One that catches the interrupt of the deletion, and goes on, still ends as it should."""
+    made = client.create_subshell(namespace="private")
+    cell = client.send_code(
+        "# thread\nimport time\nown = 'own'\ntry:\n    print('on')\n    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n    time.sleep(0.5)\nown",
+        subshell=made,
+    )
+    client.wait_for_text(cell, "on")
+    assert client.control(MessageType.DELETE_SUBSHELL_REQUEST, subshell_id=made)["status"] == "ok"
+    assert client.finish(cell).result == "'own'"
+
+
+def test_subshells_that_have_gone_are_forgotten(start_kernel: Callable[[], KernelProcess]) -> None:
+    """Their shells are collected, whatever they were asked for, and whichever ended first of those that ran at once."""
+    client = start_kernel().connect()
+    count = (
+        "import gc, time\nfrom cobnut_kernel.runtime.subshell import Subshell\ndeadline = time.monotonic() + 10\n"
+        "while gc.collect() + any(type(one) is Subshell for one in gc.get_objects()) and time.monotonic() < deadline:\n"
+        "    time.sleep(0.05)\nsum(type(one) is Subshell for one in gc.get_objects())"
+    )
+    for _ in range(3):
+        made = [client.create_subshell() for _ in range(3)]
+        cells = [
+            client.send_code(f"import time; time.sleep({0.02 * delay})", subshell=each)
+            for delay, each in zip((1, 3, 2), made, strict=True)
+        ]
+        asked = [
+            client.request(MessageType.COMPLETE_REQUEST, {"code": "pri", "cursor_pos": 3}, subshell_id=each)
+            for each in made
+        ]
+        for exchange in [*cells, *asked]:
+            client.finish(exchange)
+        for each in made:
+            client.control(MessageType.DELETE_SUBSHELL_REQUEST, subshell_id=each)
+    assert int(client.execute(count).result) <= 1  # the first that was asked is held until the completer has warmed up
