@@ -6,7 +6,7 @@ import logging
 import threading
 from contextlib import suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from IPython.core.history import HistoryManager, HistorySavingThread
 from traitlets import default
@@ -31,8 +31,10 @@ class History(HistoryManager):
     written is taken out first, so that a commit holds up nobody and the next one writes all that has come since.
     """
 
+    _one_writer: ClassVar[threading.Lock] = threading.Lock()
+    """Held by whoever writes: the shells of a process share the database, and locked out of it they would give up."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._one_writer = threading.Lock()
         self._opening = threading.RLock()
         self._is_open: bool = True  # so that IPython's own start opens nothing
         super().__init__(*args, **kwargs, enabled=False)
