@@ -17,7 +17,7 @@ import time
 import types
 from contextvars import ContextVar
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeVar, cast
 
 from cobnut_kernel.runtime import frames
 from cobnut_kernel.runtime.imports import without_user_folder
@@ -50,6 +50,8 @@ class CellThread:
     that has not come, 0 where nobody waits for one; by time.monotonic().
     """
 
+    _latest: ClassVar[CellThread | None] = None
+
     def __init__(self) -> None:
         self.thread: threading.Thread = threading.current_thread()
         self.ident: int = threading.get_ident()
@@ -60,6 +62,7 @@ class CellThread:
         self.blocked_since: float = 0.0
         self.pending: bool = False
         self.sending: bool = False
+        self._sent: float = 0.0
 
     # ── in the thread itself ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -147,12 +150,22 @@ class CellThread:
                 return False
             if frames.is_careful(frame):
                 return frames.is_ours(frame)
+            if self._another_waits():
+                return False
             self.pending = True
+            CellThread._latest, self._sent = self, time.monotonic()
             _raise_in_thread()(self.ident, _Arriving)
             return False
         finally:
             sys.setswitchinterval(interval)
             self.sending = False
+
+    def _another_waits(self) -> bool:
+        """Tell whether what was raised in another thread, a moment ago, is still on its way there."""
+        other = CellThread._latest
+        if other is None or other is self:
+            return False
+        return other.pending and time.monotonic() - other._sent < _ALONE
 
     def is_blocked(self) -> bool:
         """Tell whether its loop has not come round since it was asked to, although no cell's code runs there."""
@@ -178,6 +191,13 @@ HERE = _Here()
 
 CELL: ContextVar[RunningCell | None] = ContextVar("cobnut_cell", default=None)
 """The cell that the running context was made by; tasks, and threads that copy their maker's context, inherit it."""
+
+_ALONE = 0.05
+"""Seconds in which what was raised in one thread is to arrive, before it is raised in another one.
+
+CPython up to 3.12 has one flag for the exceptions of all threads. Who takes his own lowers it, and another's comes
+later, at any place: where an import, say, has just taken its lock.
+"""
 
 GRACE = 0.02
 """Seconds in which a loop gives a sign of life unless a task keeps it from running."""
