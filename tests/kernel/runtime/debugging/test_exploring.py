@@ -19,6 +19,9 @@ class Slotted:
         self.shown = 1
         self._hidden = 2
 
+    def __repr__(self) -> str:
+        return "Slotted()"  # a test's name must be the same in every process
+
 
 class Broken:
     """An object that cannot be written."""
