@@ -147,7 +147,8 @@ def test_a_cell_that_awaits_and_its_tasks(run: Callable[..., Any]) -> None:
     def is_seen() -> bool:
         found.update(stacks(running.cells))
         functions = [frame["function"] for frame in found["cells"][0]["frames"] if frame["user"]]
-        return functions == ["cell", "middle", "inner"] and bool([task for task in found["tasks"] if task["stack"]])
+        lines = [task["frames"][0]["source"] for task in found["tasks"] if task["name"] == "mine" and task["frames"]]
+        return functions == ["cell", "middle", "inner"] and lines == ["await event.wait()"]
 
     wait_until(is_seen)
     stop[0]()
@@ -157,7 +158,6 @@ def test_a_cell_that_awaits_and_its_tasks(run: Callable[..., Any]) -> None:
     assert mine["state"] == "awaiting"
     assert mine["thread"] == running.thread.name
     assert [frame["function"] for frame in mine["frames"] if frame["user"]] == ["in_background"]
-    assert mine["frames"][0]["source"] == "await event.wait()"
 
 
 def test_a_task_that_keeps_its_loop(go: threading.Event) -> None:
