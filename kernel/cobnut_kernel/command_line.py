@@ -195,7 +195,7 @@ def fail(reason: str, status: int = 1) -> NoReturn:
 def _settings_help() -> str:
     from cobnut_kernel.runtime.kernel import Kernel
     from cobnut_kernel.runtime.settings import describe_settings
-    from cobnut_kernel.runtime.shell import Shell
+    from cobnut_kernel.runtime.shells.shell import Shell
 
     return "\n".join(
         [

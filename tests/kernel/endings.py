@@ -17,9 +17,9 @@ REFUSING = (
 
 OWN_PROCESS = """
 import logging, sys
-from cobnut_kernel.runtime import last_words, watchdog
+from cobnut_kernel.runtime.ending import last_words, watchdog
 from cobnut_kernel.runtime.kernel import Kernel
-from cobnut_kernel.runtime.lifetime import Budget, run_process
+from cobnut_kernel.runtime.ending.lifetime import Budget, run_process
 logging.getLogger("cobnut_kernel").addHandler(logging.StreamHandler(sys.__stderr__))
 {before}
 run_process(Kernel(connection_file=sys.argv[1]{settings}){budget})

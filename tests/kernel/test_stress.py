@@ -452,7 +452,7 @@ class Storm:
 
 ASKING = """
 import gc, sys, threading
-from cobnut_kernel.runtime.subshell import Subshell
+from cobnut_kernel.runtime.shells.subshell import Subshell
 for name in ("last_exc", "last_type", "last_value", "last_traceback"):
     vars(sys).pop(name, None)  # Python's own memory of the last error, whose frames hold what was interrupted
 get_ipython().last_execution_result = None

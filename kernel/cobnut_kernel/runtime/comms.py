@@ -12,13 +12,13 @@ from comm.base_comm import CommManager as Comms
 from cobnut_kernel.protocol.codec import EMPTY
 from cobnut_kernel.protocol.json import dumps
 from cobnut_kernel.protocol.messages import Channel
-from cobnut_kernel.runtime.outbox import Outbox, Outgoing
+from cobnut_kernel.runtime.output.outbox import Outbox, Outgoing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Self
 
-    from cobnut_kernel.runtime.routing import CurrentJob
+    from cobnut_kernel.runtime.output.routing import CurrentJob
 
 
 class Comm(BaseComm):

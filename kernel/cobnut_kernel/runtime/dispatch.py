@@ -14,14 +14,14 @@ from cobnut_kernel.errors import UnknownSubshellError
 from cobnut_kernel.protocol.codec import DELIMITER, EMPTY
 from cobnut_kernel.protocol.json import dumps, loads
 from cobnut_kernel.protocol.messages import Channel, MessageType
-from cobnut_kernel.runtime.outbox import Outbox, Outgoing
+from cobnut_kernel.runtime.output.outbox import Outbox, Outgoing
 from cobnut_kernel.transport import Bell
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from cobnut_kernel.runtime.job import Job
-    from cobnut_kernel.runtime.routing import CurrentJob
+    from cobnut_kernel.runtime.output.routing import CurrentJob
 
     Content = dict[str, Any]
     Handler = Callable[[Job], Awaitable["Content | Reply | None"]]

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from cobnut_kernel.protocol.messages import MessageType
 from cobnut_kernel.runtime.dispatch import Reply, error_content
-from cobnut_kernel.runtime.interrupts import Interrupted
+from cobnut_kernel.runtime.interruption.interrupts import Interrupted
 from cobnut_kernel.runtime.loop import end_forked_child
 from cobnut_kernel.runtime.modes import CellOptions, cell_options
-from cobnut_kernel.runtime.shell import Cell, Outcome, Shell
+from cobnut_kernel.runtime.shells.shell import Cell, Outcome, Shell
 
 if TYPE_CHECKING:
-    from cobnut_kernel.runtime.interrupts import Interrupts
+    from cobnut_kernel.runtime.interruption.interrupts import Interrupts
     from cobnut_kernel.runtime.job import Job
 
 

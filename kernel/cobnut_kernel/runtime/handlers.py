@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cobnut_kernel.runtime.comms import CommManager
-    from cobnut_kernel.runtime.interrupts import Interrupts
+    from cobnut_kernel.runtime.interruption.interrupts import Interrupts
     from cobnut_kernel.runtime.job import Job
-    from cobnut_kernel.runtime.routing import CurrentJob
+    from cobnut_kernel.runtime.output.routing import CurrentJob
     from cobnut_kernel.runtime.service import Service
-    from cobnut_kernel.runtime.shell import Shell
+    from cobnut_kernel.runtime.shells.shell import Shell
 
     Content = dict[str, Any]
     Select = Callable[[Job], bool]
@@ -71,7 +71,7 @@ class Handlers(KernelTraits):
     async def usage_request(self, _job: Job) -> Content:
         """Answer what the kernel uses of its machine."""
         with without_user_folder():
-            from cobnut_kernel.runtime.usage import usage_report
+            from cobnut_kernel.runtime.introspection.usage import usage_report
 
         return {"status": "ok", **usage_report()}
 
@@ -133,7 +133,7 @@ class Handlers(KernelTraits):
     async def variables_request(self, job: Job) -> Content:
         """Answer which variables there are; a message of ours."""
         with without_user_folder():
-            from cobnut_kernel.runtime.introspection import variables
+            from cobnut_kernel.runtime.introspection.stacks import variables
 
         named = job.message.content.get("subshell_id", job.subshell_id)
         names: Content = cast("Any", self._running.subshells.get_shell(named)).user_ns
@@ -142,7 +142,7 @@ class Handlers(KernelTraits):
     async def stack_request(self, _job: Job) -> Content:
         """Answer where every cell and thread is; a message of ours."""
         with without_user_folder():
-            from cobnut_kernel.runtime.introspection import stacks
+            from cobnut_kernel.runtime.introspection.stacks import stacks
 
         return stacks(self._interrupts.running())
 

@@ -21,21 +21,21 @@ from cobnut_kernel.protocol.codec import Codec
 from cobnut_kernel.protocol.connection import ConnectionInfo
 from cobnut_kernel.protocol.json import dumps
 from cobnut_kernel.protocol.messages import Channel, Message, MessageType
-from cobnut_kernel.runtime.blocking import make_interruptible
 from cobnut_kernel.runtime.dispatch import ReplySocket
+from cobnut_kernel.runtime.ending.owner import Lease, Owner, Policy
+from cobnut_kernel.runtime.ending.signals import Signals
+from cobnut_kernel.runtime.ending.watchdog import wait_for_cells
 from cobnut_kernel.runtime.handlers import Handlers
 from cobnut_kernel.runtime.imports import add_user_folder
-from cobnut_kernel.runtime.interrupts import Interrupts
-from cobnut_kernel.runtime.journal import Journal
+from cobnut_kernel.runtime.interruption.blocking import make_interruptible
+from cobnut_kernel.runtime.interruption.interrupts import Interrupts
 from cobnut_kernel.runtime.lanes import loop_options
 from cobnut_kernel.runtime.modes import AT_ONCE, ROUTES, RunMode, run_mode, run_mode_table
-from cobnut_kernel.runtime.outbox import Outbox, Outgoing
-from cobnut_kernel.runtime.owner import Lease, Owner, Policy
-from cobnut_kernel.runtime.routing import CurrentJob, ThreadRouting
+from cobnut_kernel.runtime.output.journal import Journal
+from cobnut_kernel.runtime.output.outbox import Outbox, Outgoing
+from cobnut_kernel.runtime.output.routing import CurrentJob, ThreadRouting
+from cobnut_kernel.runtime.output.streams import CapturedStreams
 from cobnut_kernel.runtime.service import Service
-from cobnut_kernel.runtime.signals import Signals
-from cobnut_kernel.runtime.streams import CapturedStreams
-from cobnut_kernel.runtime.watchdog import wait_for_cells
 from cobnut_kernel.transport import Bell, IOThread
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from cobnut_kernel.runtime.job import Job
     from cobnut_kernel.runtime.registration import Registration
     from cobnut_kernel.runtime.settings import Settings
-    from cobnut_kernel.runtime.shell import Shell
+    from cobnut_kernel.runtime.shells.shell import Shell
     from cobnut_kernel.runtime.subshells import SubshellManager
     from cobnut_kernel.session import Session
 
@@ -253,8 +253,8 @@ class Kernel(Handlers, AsyncContextManagerMixin):
         """Make the main shell, and what cells expect of the process, while the context lasts."""
         # Imported here: IPython takes most of the start, and requests for the control thread need not wait for it.
         from cobnut_kernel.runtime.comms import CommManager
-        from cobnut_kernel.runtime.shell import Installed
-        from cobnut_kernel.runtime.startup import make_shell
+        from cobnut_kernel.runtime.shells.shell import Installed
+        from cobnut_kernel.runtime.shells.startup import make_shell
 
         shell = service.subshells.main_shell = make_shell(self.profile, self._settings)
         shell.kernel = self
@@ -276,7 +276,7 @@ class Kernel(Handlers, AsyncContextManagerMixin):
 
     async def _run_startup(self) -> None:
         """Run what the user's profile has for the start, as a cell that nobody has sent: it can be interrupted."""
-        from cobnut_kernel.runtime.startup import has_startup, run_startup
+        from cobnut_kernel.runtime.shells.startup import has_startup, run_startup
 
         async def run() -> None:
             run_startup(self.main_shell)

@@ -12,8 +12,8 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
-from cobnut_kernel.runtime.frames import add_loop_step
 from cobnut_kernel.runtime.imports import without_user_folder
+from cobnut_kernel.runtime.interruption.frames import add_loop_step
 
 if TYPE_CHECKING:
     from asyncio import Future

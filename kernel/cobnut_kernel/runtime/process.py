@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from cobnut_kernel.connection_files import load_kernel_file
 from cobnut_kernel.protocol.connection import ConnectionInfo
+from cobnut_kernel.runtime.ending.lifetime import run_process
 from cobnut_kernel.runtime.kernel import Kernel
-from cobnut_kernel.runtime.lifetime import run_process
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

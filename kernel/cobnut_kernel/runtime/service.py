@@ -16,7 +16,7 @@ from cobnut_kernel.runtime.imports import without_user_folder
 from cobnut_kernel.runtime.job import Job
 from cobnut_kernel.runtime.lanes import Lanes, LoopThread
 from cobnut_kernel.runtime.modes import AT_ONCE, ROUTES, Place, RunMode
-from cobnut_kernel.runtime.outbox import Outbox, Outgoing
+from cobnut_kernel.runtime.output.outbox import Outbox, Outgoing
 from cobnut_kernel.runtime.sockets import KernelSockets
 from cobnut_kernel.runtime.stdin import Stdin
 from cobnut_kernel.runtime.subshells import SubshellManager
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from cobnut_kernel.protocol.messages import Message
     from cobnut_kernel.runtime.comms import CommManager
     from cobnut_kernel.runtime.debugging.debugger import Debugger
-    from cobnut_kernel.runtime.interrupts import Interrupts
-    from cobnut_kernel.runtime.language import Language
-    from cobnut_kernel.runtime.routing import CurrentJob
+    from cobnut_kernel.runtime.interruption.interrupts import Interrupts
+    from cobnut_kernel.runtime.introspection.language import Language
+    from cobnut_kernel.runtime.output.routing import CurrentJob
 
     Answer = Callable[[], Coroutine[Any, Any, None]]
     LoopOptions = Callable[[], dict[str, Any]]
@@ -120,7 +120,7 @@ class Service:
     def language(self) -> Language:
         """Answers questions about code; imported with the first one."""
         with without_user_folder():
-            from cobnut_kernel.runtime.language import Language
+            from cobnut_kernel.runtime.introspection.language import Language
 
         return Language()
 

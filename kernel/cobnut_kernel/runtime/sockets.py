@@ -14,14 +14,14 @@ import zmq
 from cobnut_kernel.errors import ConnectionFileError, ProtocolError
 from cobnut_kernel.protocol.codec import Codec
 from cobnut_kernel.protocol.messages import Channel, Message
-from cobnut_kernel.runtime.publisher import PIPE
+from cobnut_kernel.runtime.output.publisher import PIPE
 from cobnut_kernel.transport import Endpoint, IOThread, SocketSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cobnut_kernel.protocol.connection import ConnectionInfo
-    from cobnut_kernel.runtime.outbox import Outbox
+    from cobnut_kernel.runtime.output.outbox import Outbox
 
     Options = dict[zmq.SocketOption, int | bytes]
 

@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 from cobnut_kernel.protocol.json import dumps
 from cobnut_kernel.protocol.messages import Channel, Message, MessageType
-from cobnut_kernel.runtime.outbox import Outgoing
+from cobnut_kernel.runtime.output.outbox import Outgoing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cobnut_kernel.runtime.interrupts import Interrupts
+    from cobnut_kernel.runtime.interruption.interrupts import Interrupts
     from cobnut_kernel.runtime.job import Job
-    from cobnut_kernel.runtime.outbox import Outbox
-    from cobnut_kernel.runtime.routing import CurrentJob
+    from cobnut_kernel.runtime.output.outbox import Outbox
+    from cobnut_kernel.runtime.output.routing import CurrentJob
 
 END_OF_INPUT = "\x04"
 """What a front end answers where the user pressed Ctrl-D."""

@@ -13,14 +13,14 @@ import anyio
 
 from cobnut_kernel.errors import UnknownSubshellError
 from cobnut_kernel.runtime.lanes import Lanes, LoopThread
-from cobnut_kernel.runtime.namespace import NamespaceKind
+from cobnut_kernel.runtime.shells.namespace import NamespaceKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from cobnut_kernel.runtime.job import Job
-    from cobnut_kernel.runtime.shell import Shell
-    from cobnut_kernel.runtime.subshell import Subshell
+    from cobnut_kernel.runtime.shells.shell import Shell
+    from cobnut_kernel.runtime.shells.subshell import Subshell
 
 SHELL_LINES = ("cells", "comms")
 """What waits for its turn in a shell, each kind for itself: a widget's message does not wait for the cells."""
@@ -71,7 +71,7 @@ class SubshellThread:
         return self._thread.join(timeout)
 
     async def _serve(self) -> None:
-        from cobnut_kernel.runtime.subshell import Subshell
+        from cobnut_kernel.runtime.shells.subshell import Subshell
 
         try:
             self._shell = Subshell(self._main(), self.id, self._kind)

@@ -22,7 +22,7 @@ from traitlets import (
 )
 
 if TYPE_CHECKING:
-    from cobnut_kernel.runtime.lifetime import Budget
+    from cobnut_kernel.runtime.ending.lifetime import Budget
 
 
 class KernelTraits(HasTraits):
@@ -63,7 +63,7 @@ class KernelTraits(HasTraits):
     @property
     def budget(self) -> Budget:
         """What the parts of the process's end may take."""
-        from cobnut_kernel.runtime.lifetime import Budget
+        from cobnut_kernel.runtime.ending.lifetime import Budget
 
         return Budget(self.cell_grace, self.thread_grace, self.atexit_grace, self.child_grace)
 
@@ -82,7 +82,7 @@ class KernelTraits(HasTraits):
 
     @validate("when_abandoned")
     def _check_policy(self, proposal: dict[str, Any]) -> str:
-        from cobnut_kernel.runtime.owner import Policy
+        from cobnut_kernel.runtime.ending.owner import Policy
 
         try:
             Policy.parse(proposal["value"])

@@ -33,9 +33,17 @@ PORTS: dict[str, Any] = {
 FILE = Path("/run/me/kernel-id.json")
 
 
-def own_threads() -> list[str]:
-    """Name the threads of ours; there are some while a socket is open."""
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("cobnut")]
+@pytest.fixture(autouse=True)
+async def _nothing_left() -> Any:
+    """See to it that each test closes what it opens: there are threads of ours while a socket is open."""
+    before = own_threads()
+    yield
+    assert own_threads() == before
+
+
+def own_threads() -> set[threading.Thread]:
+    """Find the threads of ours; there may be some of the process's other tests."""
+    return {thread for thread in threading.enumerate() if thread.name.startswith("cobnut")}
 
 
 @pytest.fixture
@@ -45,7 +53,6 @@ async def desk() -> Any:
     yield desk
     desk.close()
     desk.close()
-    assert own_threads() == []
 
 
 @pytest.fixture
@@ -115,4 +122,3 @@ async def test_an_id_that_is_none_opens_nothing() -> None:
     """It is refused before there is a socket that nobody would close."""
     with pytest.raises(ConnectionFileError, match="kernel_id 'a/b'"):
         RegistrationDesk("a/b", WANTED, FILE)
-    assert own_threads() == []

@@ -16,14 +16,14 @@ import pytest
 import zmq
 
 from cobnut_kernel.protocol.messages import MessageType
-from cobnut_kernel.runtime.interrupts import POKE, Interrupts
+from cobnut_kernel.runtime.interruption.interrupts import POKE, Interrupts
 from cobnut_kernel.runtime.loop import KernelLoop, uv_loop
 from cobnut_kernel.transport import IOThread, SocketSpec
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from cobnut_kernel.runtime.running import RunningCell
+    from cobnut_kernel.runtime.interruption.running import RunningCell
 
 needs_uvloop = pytest.mark.skipif(importlib.util.find_spec("uvloop") is None, reason="uvloop is not installed")
 
@@ -121,7 +121,7 @@ def open_interrupts() -> Iterator[Interrupts]:
     handlers: list[tuple[signal.Signals, Any]] = [(signal.SIGINT, interrupts.on_signal), (POKE, interrupts.on_poke)]
     before = [signal.signal(signum, handler) for signum, handler in handlers]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cobnut_kernel.runtime.interrupts._leads_its_group", lambda: False)
+        patch.setattr("cobnut_kernel.runtime.interruption.interrupts._leads_its_group", lambda: False)
         yield interrupts
     for (signum, _), handler in zip(handlers, before, strict=True):
         signal.signal(signum, handler)

@@ -14,12 +14,12 @@ import anyio
 import pytest
 from tests.kernel.runtime.loops import PLACES, Place, job, open_interrupts
 
-from cobnut_kernel.runtime.interrupts import Interrupted
+from cobnut_kernel.runtime.interruption.interrupts import Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cobnut_kernel.runtime.interrupts import Interrupts
+    from cobnut_kernel.runtime.interruption.interrupts import Interrupts
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from tests.kernel.wire import wait_until
 from cobnut_kernel.protocol.codec import Codec
 from cobnut_kernel.protocol.json import dumps, loads
 from cobnut_kernel.protocol.messages import Channel, Header, Message, MessageType
-from cobnut_kernel.runtime.routing import CurrentJob
+from cobnut_kernel.runtime.output.routing import CurrentJob
 from cobnut_kernel.runtime.stdin import Stdin
 from cobnut_kernel.transport import IOThread, SocketSpec
 

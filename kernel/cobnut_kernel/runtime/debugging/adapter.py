@@ -25,15 +25,15 @@ import anyio
 
 from cobnut_kernel.protocol.json import dumps, loads
 from cobnut_kernel.runtime.debugging.cells import CELL_FILES
-from cobnut_kernel.runtime.frames import add_debugger, is_ours
 from cobnut_kernel.runtime.imports import without_user_folder
+from cobnut_kernel.runtime.interruption.frames import add_debugger, is_ours
 from cobnut_kernel.transport import Bell, thread_safe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from types import FrameType
 
-    from cobnut_kernel.runtime.interrupts import Interrupts
+    from cobnut_kernel.runtime.interruption.interrupts import Interrupts
 
     Content = dict[str, Any]
 

@@ -31,16 +31,16 @@ from cobnut_kernel.runtime.debugging.exploring import is_shown
 from cobnut_kernel.runtime.debugging.inspecting import Inspection
 from cobnut_kernel.runtime.debugging.requests import Request, RequestError, response
 from cobnut_kernel.runtime.debugging.rich import represent
-from cobnut_kernel.runtime.outbox import Outgoing
+from cobnut_kernel.runtime.output.outbox import Outgoing
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Awaitable, Callable
 
-    from cobnut_kernel.runtime.interrupts import Interrupts
-    from cobnut_kernel.runtime.outbox import Outbox
-    from cobnut_kernel.runtime.routing import CurrentJob
-    from cobnut_kernel.runtime.shell import Shell
+    from cobnut_kernel.runtime.interruption.interrupts import Interrupts
+    from cobnut_kernel.runtime.output.outbox import Outbox
+    from cobnut_kernel.runtime.output.routing import CurrentJob
+    from cobnut_kernel.runtime.shells.shell import Shell
 
     Content = dict[str, Any]
     Contents = list[Content]

@@ -16,7 +16,7 @@ from cobnut_kernel.runtime.debugging.rich import represent
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from cobnut_kernel.runtime.shell import Shell
+    from cobnut_kernel.runtime.shells.shell import Shell
 
     Content = dict[str, Any]
     Handler = Callable[[Request], Awaitable[Content]]

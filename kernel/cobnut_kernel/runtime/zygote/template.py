@@ -23,7 +23,7 @@ import time
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 from typing import TYPE_CHECKING, Any, cast
 
 from cobnut_kernel import runtime
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from IPython.core.formatters import DisplayFormatter
 
-    from cobnut_kernel.runtime.shell import Shell
+    from cobnut_kernel.runtime.shells.shell import Shell
 
 _NEEDED = (
     "cobnut_kernel.__main__",
@@ -64,7 +64,7 @@ class Template:
         gc.disable()  # until a kernel runs: a collection would write to every page that the kernels share
         with variables_read() as names:
             _import_all()
-            from cobnut_kernel.runtime.shell import Shell
+            from cobnut_kernel.runtime.shells.shell import Shell
 
             self.shell: Shell = Shell.instance()
             _warm(self.shell)
@@ -115,8 +115,10 @@ class Template:
 
 def _import_all() -> None:
     """Import what a kernel ever needs of its own, and what it needs of others at its start and the first time."""
-    names = (f"{runtime.__name__}.{module.name}" for module in iter_modules(runtime.__path__))
-    for name in (*names, *_NEEDED):
+    prefix = f"{runtime.__name__}."
+    ours = (module.name for module in walk_packages(runtime.__path__, prefix))
+    seldom = (f"{prefix}debugging.", f"{prefix}zygote.")
+    for name in (*(name for name in ours if not name.startswith(seldom)), *_NEEDED):
         with suppress(ImportError):  # what is for a library that is not here
             import_module(name)
 

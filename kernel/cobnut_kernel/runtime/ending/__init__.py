@@ -1,0 +1,1 @@
+"""How a kernel's life ends: by request, by signal, with its owner, and always."""

@@ -1,0 +1,1 @@
+"""Who runs in which thread, and how it is stopped."""

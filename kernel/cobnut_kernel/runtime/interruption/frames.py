@@ -1,0 +1,202 @@
+"""What a stack says: whose code runs, and whether it may be interrupted there."""
+
+from __future__ import annotations
+
+import _weakrefset
+import asyncio
+import contextlib
+import gc
+import os
+import queue
+import subprocess
+import sys
+import threading
+import traceback
+import types
+from itertools import dropwhile
+from opcode import opmap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_OURS = str(Path(__file__).parents[2])
+_BLOCKING = str(Path(__file__).with_name("blocking.py"))
+_loops: tuple[str, ...] = tuple(str(Path(str(module.__file__)).parent) for module in (asyncio, anyio))
+_debugger: tuple[str, ...] = ()
+_border: types.CodeType | None = None
+_COMPILED = ("_pydevd_bundle" + os.sep, "_pydevd_sys_monitoring" + os.sep, "<stringsource>", "stringsource")
+"""How Cython names the files of pydevd."""
+_WAITS = (_OURS, *(str(module.__file__) for module in (contextlib, queue, threading)))
+"""The files by whose means a debugger waits."""
+_STANDARD = str(Path(str(asyncio.__file__)).parents[1])
+_INSTALLED = f"{_STANDARD}{os.sep}site-packages"
+_WEAK_SETS = str(Path(str(_weakrefset.__file__)))
+"""Where tasks are registered; Python drops what is raised in the callbacks there."""
+
+_IMPORTS = "<frozen importlib._bootstrap"
+"""The files that import: an interrupt there may leave a module's lock taken, for ever and for all threads."""
+
+_popen: Any = subprocess.Popen
+_STARTS_A_CHILD: types.CodeType = getattr(_popen._execute_child, "__wrapped__", _popen._execute_child).__code__
+"""What is interrupted there leaves a child that nobody knows, and the descriptors of a pipe."""
+
+_LOOP_STEPS: set[types.CodeType] = {asyncio.Handle._run.__code__}
+"""The functions of event loops that run a task or a callback."""
+
+_WRAPPERS = ("coroutine_wrapper", "async_generator_asend", "async_generator_athrow", "async_generator_aclose")
+"""What CPython puts around something that is awaited, and that has no attribute for it."""
+
+_CALLS_NOTHING = {
+    number
+    for name, number in opmap.items()
+    if name.startswith(("STORE_FAST", "DELETE_FAST"))
+    or name in ("STORE_NAME", "STORE_GLOBAL", "STORE_DEREF", "DELETE_NAME", "DELETE_GLOBAL", "DELETE_DEREF", "POP_TOP")
+}
+"""The instructions that let go of a value and do nothing else of which Python code could come."""
+
+
+def add_trio() -> None:
+    """Know trio's frames too; called when a cell runs under it, so that nobody else imports it."""
+    global _loops
+    trio = sys.modules["trio"]
+    folder = str(Path(str(trio.__file__)).parent)
+    if folder not in _loops:
+        _loops += (folder,)
+        _LOOP_STEPS.add(trio._core._run.unrolled_run.__code__)
+
+
+def add_debugger(folder: str, border: types.CodeType) -> None:
+    """Know a debugger's frames, in which threads stand that it has stopped, and our function that they come out by."""
+    global _debugger, _border
+    _debugger, _border = (folder, *_COMPILED), border
+
+
+def add_loop_step(code: types.CodeType) -> None:
+    """Know a function of a loop that runs tasks without a frame of its own between (uvloop's)."""
+    _LOOP_STEPS.add(code)
+
+
+def is_ours(frame: types.FrameType) -> bool:
+    """Tell whether code of this package runs, which is never interrupted half way."""
+    return frame.f_code.co_filename.startswith(_OURS)
+
+
+def is_original_call(frame: types.FrameType) -> bool:
+    """Tell whether the main thread is in a call that blocks, which blocking.py hands on to the original."""
+    return frame.f_code.co_filename == _BLOCKING
+
+
+def is_careful(frame: types.FrameType) -> bool:
+    """Tell whether our code, an event loop's, an import's or a child's start runs: none of them bears an interrupt.
+
+    A task that registers itself with what it waits for, and is interrupted then, is woken later where it waits no
+    more: under trio that is the end of the loop.
+    """
+    code = frame.f_code
+    return code is _STARTS_A_CHILD or code.co_filename.startswith((_OURS, _WEAK_SETS, _IMPORTS, *_loops))
+
+
+def is_stopped(frame: types.FrameType | None) -> bool:
+    """Tell whether a debugger has stopped the thread, or is about to: it must go on before it can be interrupted."""
+    if not _debugger:
+        return False
+    while frame is not None and frame.f_code.co_filename.startswith(_WAITS):
+        if frame.f_code is _border:
+            return False
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_filename.startswith(_debugger)
+
+
+def is_finalizing(frame: types.FrameType | None) -> bool:
+    """Tell whether a finalizer runs, where Python drops what is raised, or C code does without a word.
+
+    It does where a frame stands at an instruction that calls nothing: a name is bound anew, or a value let go.
+    """
+    while frame is not None and frame.f_code not in _LOOP_STEPS:
+        if frame.f_lasti >= 0 and frame.f_code.co_code[frame.f_lasti] in _CALLS_NOTHING:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def steps_a_task(frame: types.FrameType | None) -> bool:
+    """Tell whether a loop runs a task or callback of the user's: its first frame, but for the loops', is not ours."""
+    first = None
+    while frame is not None and frame.f_code not in _LOOP_STEPS:
+        if not frame.f_code.co_filename.startswith(_loops):
+            first = frame
+        frame = frame.f_back
+    if frame is None or first is None or is_ours(first):
+        return False
+    return "task" not in frame.f_locals or not getattr(frame.f_locals["task"], "_ki_protected", True)
+
+
+def end_at_the_cell(trace: types.TracebackType | None, *, interrupted: bool = False) -> None:
+    """Take our own frames off the end of a traceback: what the user wants to see is the line that led to them.
+
+    Args:
+        trace: the traceback.
+        interrupted: whether it is that of an interrupt. Its frames in the standard library go too: they say where
+            Python waits for what the user's line asks for, and to draw one takes to parse its file (subprocess 50 ms).
+    """
+    last = None
+    while trace is not None:
+        frame = trace.tb_frame
+        shown = not frame.f_code.co_filename.startswith((_OURS, *_debugger))
+        if shown and not (interrupted and _is_standard(frame)) and (last is None or last.tb_frame is not frame):
+            last = trace  # of a frame that a debugger has stopped Python names two in a row
+        trace = trace.tb_next
+    if last is not None:
+        last.tb_next = None
+
+
+def _is_standard(frame: types.FrameType) -> bool:
+    file = frame.f_code.co_filename
+    return file.startswith(_STANDARD) and not file.startswith(_INSTALLED)
+
+
+def stack_below(frame: types.FrameType | None, root: types.CodeType | None) -> list[str]:
+    """Draw a thread's stack, outermost first, from below the innermost frame of `root`, without our own frames."""
+    frames: list[types.FrameType] = []
+    while frame is not None and frame.f_code is not root:
+        frames.append(frame)
+        frame = frame.f_back
+    return _drawn((each, each.f_lineno) for each in reversed(frames))
+
+
+def stack_of_awaits(awaiting: Any) -> list[str]:
+    """Draw where a suspended coroutine awaits, outermost first, without our own frames."""
+    return _drawn((frame, frame.f_lineno) for frame in awaiting_frames(awaiting))
+
+
+def awaiting_frames(awaiting: Any) -> Iterator[types.FrameType]:
+    """Name the frames of a suspended coroutine and of what it awaits, as far as Python tells."""
+    while awaiting is not None:
+        frame, inner = _awaiting_frame(awaiting)
+        if frame is not None:
+            yield frame
+        awaiting = inner
+
+
+def _awaiting_frame(awaiting: Any) -> tuple[types.FrameType | None, Any]:
+    """Return the frame of a coroutine, generator or asynchronous generator, and what it awaits."""
+    for kind, inner in (("cr", "cr_await"), ("gi", "gi_yieldfrom"), ("ag", "ag_await")):
+        if hasattr(awaiting, inner):
+            return getattr(awaiting, f"{kind}_frame"), getattr(awaiting, inner)
+    if type(awaiting).__name__ in _WRAPPERS:
+        return None, next((each for each in gc.get_referents(awaiting) if _is_awaiting(each)), None)
+    return None, None
+
+
+def _is_awaiting(candidate: object) -> bool:
+    return isinstance(candidate, (types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType))
+
+
+def _drawn(frames: Iterator[tuple[types.FrameType, int]]) -> list[str]:
+    shown = dropwhile(lambda each: f"{os.sep}IPython{os.sep}" in each[0].f_code.co_filename, frames)
+    summary = traceback.StackSummary.extract(each for each in shown if not is_ours(each[0]))
+    return [line.rstrip("\n") for line in summary.format()]

@@ -1,0 +1,1 @@
+"""Answers about code and objects, while cells run."""

@@ -1,0 +1,1 @@
+"""IPython's shells, and what belongs to them."""
