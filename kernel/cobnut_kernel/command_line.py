@@ -145,6 +145,9 @@ def _run(name: str, settings: dict[str, str]) -> None:
         fail(f"There is no folder {file.absolute().parent} for the connection file: make it, or name another one.")
     signal.signal(signal.SIGTERM, partial(_end_early, file))
     # Imported here: --help answers at once.
+    from cobnut_kernel.runtime import collector
+
+    collector.rest()
     from cobnut_kernel.runtime.process import serve
 
     try:

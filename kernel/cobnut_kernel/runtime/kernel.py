@@ -21,6 +21,7 @@ from cobnut_kernel.protocol.codec import Codec
 from cobnut_kernel.protocol.connection import ConnectionInfo
 from cobnut_kernel.protocol.json import dumps
 from cobnut_kernel.protocol.messages import Channel, Message, MessageType
+from cobnut_kernel.runtime import collector
 from cobnut_kernel.runtime.dispatch import ReplySocket
 from cobnut_kernel.runtime.ending.owner import Lease, Owner, Policy
 from cobnut_kernel.runtime.ending.signals import Signals
@@ -269,6 +270,7 @@ class Kernel(Handlers, AsyncContextManagerMixin):
                 add_user_folder()
             if self.registration is not None:
                 self.registration.confirm()
+            collector.resume()
             try:
                 yield
             finally:
