@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cobnut_kernel.protocol.codec import EMPTY, Codec
 from cobnut_kernel.protocol.json import dumps
-from cobnut_kernel.protocol.messages import Channel
+from cobnut_kernel.protocol.messages import Channel, MessageType
 from cobnut_kernel.runtime.output.journal import Journal
 from cobnut_kernel.runtime.output.publisher import Publisher
 
@@ -21,6 +21,9 @@ PACE = 0.02
 
 FIRST = 0.001
 """Seconds that the first text waits for more: `print` writes its line and the line's end one after the other."""
+
+PATIENT = frozenset({MessageType.DISPLAY_DATA, MessageType.UPDATE_DISPLAY_DATA})
+"""What waits up to `FIRST` for more of its kind, when some has just gone: waking the I/O thread for each takes long."""
 
 CROWD = 20_000
 """How many texts may wait for the I/O thread before a writer waits for it."""
@@ -113,16 +116,22 @@ class Outbox:
         self._items: deque[Outgoing | tuple[bytes, str, str, int]] = deque()
         self._asked: bool = False
         self._pacing: bool = False
+        self._gathering: bool = False
+        self._shows: bool = False
         self._texts: dict[bytes, _Text] = {}
         self._closed: bool = False
 
     def post(self, message: Outgoing, *, soon: bool = True) -> None:
-        """Send a message; with `soon` off it may wait for the next one."""
+        """Send a message; with `soon` off it may wait for the next one, and in a flood of displays a moment."""
         if self._closed:
             return
         self._items.append(message)
+        shows = message.msg_type in PATIENT
+        if shows and self._gathering:
+            soon = False
         if soon and not self._asked:
             self._asked = True
+            self._shows = shows
             self._thread.call_soon(self._drain)
         if len(message.content) > LARGE:
             self._wait_for(0)
@@ -187,7 +196,19 @@ class Outbox:
 
     def _drain(self) -> None:
         self._asked = False
+        if self._shows and not self._gathering:
+            self._gathering, self._shows = True, False
+            self._thread.call_later(FIRST, self._gather)
         self._send_all()
+
+    def _gather(self) -> None:
+        """Send what has come since the last time, until nothing comes any more."""
+        self._gathering = bool(self._items)
+        self._send_all()
+        if self._items:  # posted before the first line was done: whoever did so saw us gathering and did not ask
+            self._gathering = True
+        if self._gathering:
+            self._thread.call_later(FIRST, self._gather)
 
     def _keep_pace(self) -> None:
         self._pacing = self._send_all()

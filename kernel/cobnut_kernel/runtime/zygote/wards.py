@@ -15,8 +15,8 @@ from cobnut_kernel.connection_files import start_time
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-GRACE = 2.0
-"""Seconds between SIGTERM and SIGKILL: a kernel of ours ends by itself in less, its user's own end included."""
+GRACE = 0.75
+"""Seconds between SIGTERM and SIGKILL: a kernel shall be gone a second after its owner, whatever it has still to do."""
 
 
 @dataclass(frozen=True)

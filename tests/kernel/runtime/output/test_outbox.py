@@ -134,7 +134,7 @@ def test_a_forked_child_says_nothing_and_its_parent_goes_on(outbox: Outbox) -> N
 OTHER_CLIENT = """
 import json, sys
 from tests.kernel.wire import KernelProcess, WireClient
-from tests.kernel.runtime.test_outbox import heard_by, journal_of
+from tests.kernel.runtime.output.test_outbox import heard_by, journal_of
 from cobnut_kernel.protocol.connection import ConnectionInfo
 
 class Kernel:  # as much of one as a client needs that did not start it
