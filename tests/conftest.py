@@ -1,6 +1,8 @@
-"""What all tests share: the event loop that async tests run on."""
+"""What all tests share: the event loop that async tests run on, and a heap that is quick to look through."""
 
 from __future__ import annotations
+
+import gc
 
 import pytest
 
@@ -9,3 +11,10 @@ import pytest
 def anyio_backend() -> str:
     """Run async tests on asyncio; a test that must hold on trio too overrides this with both."""
     return "asyncio"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _young_heap() -> None:
+    """Let a test that collects garbage look at what its own file has made: the heap of all tests takes 0.3 s."""
+    gc.collect()
+    gc.freeze()
