@@ -373,7 +373,10 @@ def open_real_terminal() -> Callable[..., Any]:
         from cobnut_kernel.manager.multi import AsyncMultiKernelManager
 
         manager = AsyncMultiKernelManager(
-            kernel_spec_manager=KernelSpecManager(), use_pending_kernels=True, pending_shutdown="cancel"
+            kernel_spec_manager=KernelSpecManager(),
+            use_pending_kernels=True,
+            pending_shutdown="cancel",
+            autorestart=False,
         )
         kernels = Kernels(manager)
         kernels.add(manager.start_soon(kernel_name=spec_name), spec_name, "scratch")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from tests.kernel.wire import KernelProcess
+from tests.kernel.wire import KernelProcess, wait_until
 
 from cobnut_kernel.protocol.messages import MessageType
 
@@ -113,7 +113,7 @@ def test_a_cell_is_stopped_alone(where: Where, code: str) -> None:
     ended = where.end(cell)
     if code.startswith("!"):  # IPython passes the interrupt on to the command, and goes on with the cell
         assert ended["status"] == "ok"
-        assert not where.sleeps()
+        wait_until(lambda: not where.sleeps(), "the command has ended")
     else:
         assert ended["ename"] == cell.error["ename"] == "KeyboardInterrupt"
     assert where.client.execute("'unhurt'", **where.options).result == "'unhurt'"

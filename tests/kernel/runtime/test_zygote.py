@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 from tests.kernel.forks import ForkedKernel, ForkServer
 from tests.kernel.leftovers import is_running, until
@@ -104,6 +105,7 @@ def test_a_forked_kernel_runs_cells_and_ends(shared_server: ForkServer, transpor
 def test_many_kernels_at_once(shared_server: ForkServer) -> None:
     """Eight that are asked for together all run, each for itself, and leave nothing in the template."""
     opened = Path(f"/proc/{shared_server.process.pid}/fd")
+    until(lambda: psutil.Process(shared_server.process.pid).children(), "it has no spare kernel")
     before = sorted(path.name for path in opened.iterdir())
     kernels = [ForkedKernel(shared_server, "ipc") for _ in range(8)]
     for kernel in kernels:
@@ -119,7 +121,7 @@ def test_many_kernels_at_once(shared_server: ForkServer) -> None:
     for client in clients:
         shut_down(client)
     assert [shared_server.exit_code(kernel) for kernel in kernels] == [0] * 8
-    assert sorted(path.name for path in opened.iterdir()) == before
+    until(lambda: sorted(path.name for path in opened.iterdir()) == before, "it has more open, or no spare kernel again")
 
 
 def states(server: ForkServer, **arguments: Any) -> tuple[dict[str, Any], dict[str, Any]]:

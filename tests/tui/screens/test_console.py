@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from textual import events
 
 from cobnut.kernel_status import Status
 from cobnut.model.cell import RunState
 from cobnut.screens.help import Help
 from cobnut.screens.picker import Picker
 from cobnut.screens.question import Question
+from cobnut.widgets.prompt import Editor
 from cobnut_kernel.manager.lifecycle import DeathReport, KernelState
 
 pytestmark = pytest.mark.anyio
@@ -110,6 +112,19 @@ async def test_ctrl_c_interrupts_then_clears_and_never_quits(open_terminal: Any,
         assert "^Q quits" in terminal.text
         await terminal.press("ctrl+z")
         assert terminal.prompt == "draft"
+
+
+async def test_ctrl_c_right_behind_enter_is_for_what_was_entered(open_terminal: Any) -> None:
+    """Where both keys come in one piece, the cell is submitted before the interrupt looks for it."""
+    async with open_terminal() as terminal:
+        terminal.kernel.endless.add("loop()")
+        await terminal.type("loop()")
+        editor = terminal.app.screen.query_one(Editor)
+        editor.post_message(events.Key("enter", "\r"))
+        editor.post_message(events.Key("ctrl+c", "\x03"))
+        await terminal.until(lambda: terminal.session.document.cells)
+        await terminal.until(lambda: terminal.session.status is Status.IDLE)
+        assert (terminal.kernel.interrupts, terminal.prompt) == (1, "")
 
 
 async def test_ctrl_c_takes_back_what_waits_for_the_kernel(open_terminal: Any) -> None:

@@ -167,6 +167,13 @@ class Console(Screen[None]):
         if message.session is self.session:
             self.pane.cells.action_stand(None)
 
+    def on_editor_interrupting(self, message: Editor.Interrupting) -> None:
+        """Interrupt what runs."""
+        if message.session.is_working:
+            self._kernels.interrupt(message.session)
+        else:
+            self.app.notify("Nothing runs here. ^Q quits, F1 shows all keys.")
+
     def action_interrupt(self) -> None:
         """Interrupt what this kernel runs, or is about to."""
         if self.session.is_working:

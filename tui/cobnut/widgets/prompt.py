@@ -83,6 +83,12 @@ class Editor(TextArea, inherit_bindings=False):
         session: Session
         code: str
 
+    @dataclass
+    class Interrupting(Message):
+        """What runs in a kernel is to be interrupted; it goes the way of what was entered before, and comes after."""
+
+        session: Session
+
     def __init__(self, verdict: Callable[[Session, str], Awaitable[Verdict]]) -> None:
         super().__init__(soft_wrap=True, compact=True, highlight_cursor_line=False)
         self.cursor_blink = False
@@ -176,18 +182,17 @@ class Editor(TextArea, inherit_bindings=False):
         before = self.get_text_range((0, 0), self.selection.start)
         self.replace("\n" + next_indent(before), *self.selection, maintain_selection_offset=False)
 
-    async def action_interrupt(self) -> None:
+    def action_interrupt(self) -> None:
         """Copy a selection, or interrupt what runs, or clear the input, whatever there is first."""
         is_again = time.monotonic() - self._interrupted_at < AGAIN
+        is_wanted = is_again or (self.session is not None and self.session.is_working)
         if self.selected_text:
             self.action_copy()
-        elif is_again or (self.session is not None and self.session.is_working):
-            self._interrupted_at = time.monotonic()
-            await self.run_action("screen.interrupt")
-        elif self.text:
+        elif self.text and not is_wanted:
             self.clear()
-        else:
-            self.app.notify("Nothing runs here. ^Q quits, F1 shows all keys.")
+        elif self.session is not None:
+            self._interrupted_at = time.monotonic() if is_wanted else self._interrupted_at
+            self.post_message(self.Interrupting(self.session))
 
     def action_delete_right(self) -> None:
         """Delete what is selected, or a character; where there is none, say how to leave, as ctrl+d does elsewhere."""
