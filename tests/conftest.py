@@ -18,3 +18,9 @@ def _young_heap() -> None:
     """Let a test that collects garbage look at what its own file has made: the heap of all tests takes 0.3 s."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish() -> None:
+    """Let who comes last, hypothesis say, find all objects again."""
+    gc.unfreeze()
