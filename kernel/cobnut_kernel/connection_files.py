@@ -50,6 +50,18 @@ def write_connection_file(path: str | os.PathLike[str], info: ConnectionInfo | R
     return path
 
 
+def write_anywhere(path: str | os.PathLike[str], info: ConnectionInfo) -> Path:
+    """Write a connection file (0600), whole, into a folder of the user's choice, which others may enter.
+
+    Raises:
+        OSError: it cannot be written; nothing is left of the attempt.
+    """
+    path = Path(path)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _write_whole(path, json.dumps(info.as_dict(), indent=1).encode())
+    return path
+
+
 def load_connection_file(path: str | os.PathLike[str]) -> ConnectionInfo:
     """Read a connection file.
 
@@ -120,7 +132,7 @@ def find_connection_file(
     """
     if Path(filename).is_file():
         return Path(filename).resolve()
-    folders = _default_folders() if path is None else _as_paths(path)
+    folders = [Path(), *default_folders()] if path is None else _as_paths(path)
     for pattern in (filename, f"*{filename}*"):
         found = [file for folder in folders for file in _matching(folder, pattern)]
         if found:
@@ -133,11 +145,12 @@ def _as_paths(path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -
     return [Path(path)] if isinstance(path, (str, os.PathLike)) else [Path(folder) for folder in path]
 
 
-def _default_folders() -> list[Path]:
+def default_folders() -> list[Path]:
+    """List the folders in which this user's connection files lie: those of our processes, and Jupyter's."""
     from jupyter_core.paths import jupyter_runtime_dir
 
     owners = [folder for base in runtime_directories() for folder in _owner_folders(base)]
-    return [Path(), *owners, Path(jupyter_runtime_dir())]
+    return [*owners, Path(jupyter_runtime_dir())]
 
 
 def _matching(folder: Path, pattern: str) -> list[Path]:
@@ -155,7 +168,9 @@ def _write_whole(path: Path, content: bytes) -> None:
             os.fchmod(descriptor, 0o600)  # whatever the umask took away
             file.write(content)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:  # a full disk, which write() does not name
+            error.filename = os.fspath(path)
         with suppress(OSError):
             temporary.unlink()
         raise

@@ -8,6 +8,7 @@ CobnutError
 │   └── ReplayedMessageError        it was received before
 ├── ConnectionFileError           the connection file or its content is of no use
 ├── TransportClosedError          the sockets were closed on our side
+├── TunnelError                   ssh could not reach a kernel on another machine
 ├── NoSuchKernel                  no kernelspec has that name
 ├── DuplicateKernelError          the kernel id is taken
 ├── UnknownSubshellError          the kernel has no subshell of that id
@@ -16,7 +17,7 @@ CobnutError
     ├── KernelStartError            it could not be started
     ├── KernelStartCancelled        its start was cancelled, and undone
     ├── KernelDiedError             its process has ended
-    ├── KernelNotReadyError         it did not answer in time
+    ├── KernelNotReadyError         it did not answer in time (a TimeoutError too)
     └── PendingKernelError          it is still starting or stopping
 ```
 """
@@ -50,6 +51,10 @@ class ConnectionFileError(CobnutError, ValueError):
 
 class TransportClosedError(CobnutError):
     """The sockets were closed on our side."""
+
+
+class TunnelError(CobnutError):
+    """ssh could not open a tunnel to a kernel on another machine; the text has its own words."""
 
 
 class NoSuchKernel(CobnutError, KeyError):  # noqa: N818 - the field's name
@@ -99,8 +104,8 @@ class KernelDiedError(KernelError):
     """The process of a kernel has ended."""
 
 
-class KernelNotReadyError(KernelError):
-    """A kernel did not answer in time."""
+class KernelNotReadyError(KernelError, TimeoutError):
+    """A kernel did not answer in time; a `TimeoutError` too, which is what the field's clients raise."""
 
 
 class PendingKernelError(KernelError):

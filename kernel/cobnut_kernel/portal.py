@@ -21,13 +21,14 @@ from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from contextvars import Context
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, TypeVarTuple, cast
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, TypeVarTuple, cast
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Awaitable, Callable, Coroutine
 
 T = TypeVar("T")
+P = ParamSpec("P")
 Ts = TypeVarTuple("Ts")
 
 EXIT_PATIENCE = 10.0
@@ -77,7 +78,7 @@ class Portal:
 
     # ── from any thread ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def call(self, function: Callable[[*Ts], Coroutine[Any, Any, T]], *args: *Ts) -> T:
+    def call(self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a coroutine function on the portal and block until it has ended.
 
         An exception in the waiting thread, Ctrl-C say, cancels it and waits until it is undone.
@@ -87,7 +88,7 @@ class Portal:
         """
         if self.is_here:
             raise RuntimeError(f"{_name(function)} would wait for itself on the portal's thread: await it instead.")
-        task = PortalTask(self, partial(function, *args))
+        task = PortalTask(self, partial(function, *args, **kwargs))
         try:
             self.call_soon(task.begin)
             return task.result()

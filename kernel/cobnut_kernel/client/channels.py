@@ -16,6 +16,8 @@ from cobnut_kernel.client.waiting import Waiters, again
 from cobnut_kernel.errors import TransportClosedError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cobnut_kernel.protocol.messages import Channel, Message
 
 UNREAD_LIMIT = 1000
@@ -31,6 +33,7 @@ class ChannelQueue:
     Attributes:
         dropped: how many messages were dropped unread.
         was_read: whether anybody has looked into this queue yet.
+        sender: sends a message on this channel; None where nobody can.
     """
 
     def __init__(self, channel: Channel, limit: int = UNREAD_LIMIT) -> None:
@@ -38,6 +41,7 @@ class ChannelQueue:
         self.limit = limit
         self.dropped: int = 0
         self.was_read: bool = False
+        self.sender: Callable[[Channel, dict[str, Any]], None] | None = None
         self._lock = Lock()
         self._order = count()
         self._answers: deque[tuple[int, Message]] = deque()
@@ -72,7 +76,22 @@ class ChannelQueue:
         self._failures += 1
         self._waiters.wake()
 
-    # ── the side of the reader ──────────────────────────────────────────────────────────────────────────────────────
+    # ── the side of the user ──────────────────────────────────────────────────────────────────────────────────────
+
+    def is_alive(self) -> bool:
+        """Tell whether the channel is open."""
+        return self._is_open
+
+    def send(self, msg: dict[str, Any]) -> None:
+        """Send a message as the field's dict, made by the client's `session`; replies are read from this channel.
+
+        Raises:
+            TransportClosedError: the channel is not open.
+            TypeError: the message has no JSON form.
+        """
+        if self.sender is None:
+            raise again(self._error)
+        self.sender(self.channel, msg)
 
     def msg_ready(self) -> bool:
         """Tell whether `get_msg` would return at once."""

@@ -44,13 +44,17 @@ class OpenRequest:
 
     Attributes:
         reply: who waits for the reply; None where reply and outputs are read from the channels.
+        shares_outputs: whether the outputs are read from the channel although somebody waits for the reply.
         outputs: who takes the outputs, as long as anybody holds him; without him only the listeners get them.
+        takes_input: whether whoever takes the outputs takes the kernel's questions to the user too.
         served_by: the session of the kernel that was heard to work on it.
         failure: why nothing more will come.
     """
 
     reply: SharedFuture[Message] | None = None
     outputs: ReferenceType[Outputs] | None = None
+    shares_outputs: bool = False
+    takes_input: bool = False
     is_replied: bool = False
     is_idle: bool = False
     served_by: str = ""
@@ -65,11 +69,20 @@ class OpenRequest:
         """Take an answer; False if it is for the readers of the channel."""
         if channel is Channel.IOPUB:
             self._take_output(message)
-        elif channel in REPLIES and not self.is_replied:
+            return self.reply is not None and not self.shares_outputs
+        if channel in REPLIES and not self.is_replied:
             self._take_reply(message)
-        else:
+            return self.reply is not None
+        return channel is Channel.STDIN and self.takes_input and self.take_aside(message)
+
+    def take_aside(self, message: Message) -> bool:
+        """Give a message that is no output to whoever takes the outputs; False where nobody does any more."""
+        outputs = self._outputs()
+        if outputs is None:
             return False
-        return self.reply is not None
+        outputs.put(message)
+        outputs.wake()
+        return True
 
     def _take_output(self, message: Message) -> None:
         outputs = self._outputs()
@@ -185,6 +198,15 @@ class Router:
         with self._lock:
             return list(self._open)
 
+    def has_open_requests(self) -> bool:
+        """Say whether any request expects answers."""
+        return bool(self._open)
+
+    def lacks_idle(self, msg_id: str) -> bool:
+        """Say whether a request has its reply, and not its idle."""
+        request = self._open.get(msg_id)
+        return request is not None and request.is_replied and not request.is_idle
+
     def fail(self, msg_ids: Iterable[str], error: Exception) -> None:
         """Tell those who still wait for these requests that nothing more will come."""
         with self._lock:
@@ -220,8 +242,15 @@ class Router:
                 del self._open[parent_id]
         if lost is not None:
             self._begin_anew(lost)
-        for listener in self._listeners:
-            self._call(listener, channel, message)
+        self._tell(channel, message)
+
+    def deliver_gap(self, message: Message) -> None:
+        """Give everybody the news that messages of iopub were lost."""
+        with self._lock:
+            for request in self._open.values():
+                request.take_aside(message)
+            self._queue(Channel.IOPUB, message, is_answer=False)
+        self._tell(Channel.IOPUB, message)
 
     def _hear(self, channel: Channel, message: Message, request: OpenRequest | None) -> list[str] | None:
         """Note which kernel speaks; where it has taken another's place, list what that one left open."""
@@ -246,11 +275,12 @@ class Router:
         # Where a listener has it and nobody reads the channel, the copy here must not grow for ever.
         queue.put(message, is_answer=is_answer and (queue.was_read or not self._listeners))
 
-    def _call(self, listener: Listener, channel: Channel, message: Message) -> None:
-        try:
-            listener(channel, message)
-        except Exception:  # the others get it nevertheless
-            self._log.exception("A listener failed on a %s message", message.msg_type)
+    def _tell(self, channel: Channel, message: Message) -> None:
+        for listener in self._listeners:
+            try:
+                listener(channel, message)
+            except Exception:  # the others get it nevertheless
+                self._log.exception("A listener failed on a %s message", message.msg_type)
 
     # ── the kernel's life ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -286,7 +316,10 @@ class Router:
             doomed, self._doomed = self._doomed, []
         if error is not None:
             self.fail(doomed, error)
-            self._update_queues()
+
+    def fail_queues(self) -> None:
+        """Tell the readers of the channels, if no other kernel has come meanwhile."""
+        self._update_queues()
 
     def kernel_started(self) -> None:
         """Take requests again: nothing of the former kernel comes any more, its sockets are closed."""

@@ -28,15 +28,27 @@ class Run(AsyncIterator[Message]):
     Every iopub message of the cell comes, statuses included, in order, until both reply and idle are here, whichever
     is the first. The iteration may be left and taken up again; what nobody holds any more is dropped.
 
+    Args:
+        send: sends the request.
+        takes_input: whether the kernel's `input_request`s come too, in their place among the outputs.
+        is_behind: says whether outputs are on their way although it is silent: the journal is being read.
+
     Attributes:
         msg_id: the id of the request, the parent of all that comes.
     """
 
-    def __init__(self, send: Callable[[OpenRequest], str]) -> None:
+    def __init__(
+        self,
+        send: Callable[[OpenRequest], str],
+        *,
+        takes_input: bool = False,
+        is_behind: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._messages: deque[Message] = deque()
         self._waiters = Waiters()
         self._reply: SharedFuture[Message] = SharedFuture()
-        self._request = OpenRequest(self._reply, ref(self))
+        self._request = OpenRequest(self._reply, ref(self), takes_input=takes_input)
+        self._is_behind = is_behind
         self._is_given_up: bool = False
         self._taken: int = 0
         self.msg_id: str = send(self._request)
@@ -90,7 +102,7 @@ class Run(AsyncIterator[Message]):
             await self._waiters.wait(
                 lambda: self._messages or request.failure or before != (request.is_replied, request.is_idle)
             )
-        self._is_given_up = waiting.cancelled_caught and not self._messages
+        self._is_given_up = waiting.cancelled_caught and not self._messages and not self._is_behind()
 
     # ── the side of the I/O thread ──────────────────────────────────────────────────────────────────────────────────
 

@@ -14,7 +14,7 @@ from cobnut_kernel.protocol.messages import Channel, Message
 from cobnut_kernel.transport import Endpoint, IOThread, SocketSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from logging import Logger
 
     from cobnut_kernel.protocol.codec import Codec
@@ -60,8 +60,8 @@ class ClientSockets:
         """Whether messages can be sent."""
         return bool(self._endpoints)
 
-    def open(self, info: ConnectionInfo, codec: Codec) -> None:
-        """Open all sockets, where none is; not from the I/O thread.
+    def open(self, info: ConnectionInfo, codec: Codec, channels: Collection[Channel] = tuple(_TYPES)) -> None:
+        """Open the sockets of some channels, where none is; not from the I/O thread.
 
         Raises:
             ConnectionFileError: no socket can be connected to an address.
@@ -69,7 +69,7 @@ class ClientSockets:
         opened: dict[Channel, Endpoint] = {}
         identity = self._identity(codec)
         try:
-            for channel in _TYPES:
+            for channel in filter(channels.__contains__, _TYPES):
                 opened[channel] = self._connect(channel, info, codec, identity)
         except BaseException:
             _close(opened)
@@ -114,7 +114,7 @@ class ClientSockets:
             identity=b"" if is_iopub else identity,
             subscribe=b"" if is_iopub else None,
             linger=0,  # what a dead kernel was asked must not reach the next one
-            options={**_OPTIONS, **_curve_options(info)},
+            options=socket_options(info),
         )
         try:
             return IOThread.shared().open(spec, partial(self._on_frames, channel, codec))
@@ -135,6 +135,11 @@ class ClientSockets:
         times = self.refused[kind]
         if str(times).strip("0") == "1":  # the first, the 10th, the 100th: a flood of them is no flood in the log
             self._log.warning("A message on %s was dropped (%s, number %d): %s", channel, kind, times, error)
+
+
+def socket_options(info: ConnectionInfo) -> dict[zmq.SocketOption, int | bytes]:
+    """Return the options of every socket of a client: how soon it connects again, and what encrypts it."""
+    return {**_OPTIONS, **_curve_options(info)}
 
 
 def _curve_options(info: ConnectionInfo) -> dict[zmq.SocketOption, int | bytes]:

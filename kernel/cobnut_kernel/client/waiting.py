@@ -75,3 +75,10 @@ class SharedFuture(Generic[T]):
 def again(error: Exception) -> Exception:
     """Make a fresh copy of an error: each waiter raises its own, with its own traceback."""
     return type(error)(*error.args)
+
+
+class Finished:
+    """Something to await that is there already, in every loop and as often as one likes."""
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        yield from ()

@@ -47,6 +47,10 @@ class ReplayGuard:
             self._seen.discard(self._order.popleft())
         return True
 
+    def seen(self) -> list[bytes]:
+        """List the signatures that it remembers, the oldest first."""
+        return list(self._order)
+
 
 class Codec:
     """The identity and the key with which one party writes and reads messages.
@@ -58,13 +62,21 @@ class Codec:
         key: signs every message (HMAC-SHA256).
         session: the party's id; by default a fresh one. A client that reconnects as the same party keeps it.
         username: who the party acts for; by default the environment's USER.
+        replays: remembers what was read; by default the last 65536 messages.
     """
 
-    def __init__(self, key: bytes, *, session: str | None = None, username: str | None = None) -> None:
+    def __init__(
+        self,
+        key: bytes,
+        *,
+        session: str | None = None,
+        username: str | None = None,
+        replays: ReplayGuard | None = None,
+    ) -> None:
         self.key = key
         self.session = session or os.urandom(16).hex()
         self.username = username if username is not None else os.environ.get("USER") or "username"
-        self._replays = ReplayGuard()
+        self._replays = replays or ReplayGuard()
         self._mac = hmac.new(key, digestmod=sha256)
         self._ids = count()
 
@@ -113,8 +125,12 @@ class Codec:
         """Put delimiter and signature in front of the four JSON frames."""
         return [DELIMITER, self._signature(parts), *parts]
 
-    def decode(self, frames: Sequence[bytes]) -> Message:
+    def decode(self, frames: Sequence[bytes], *, again: bool = False) -> Message:
         """Read a message and check that it is one of ours, and new.
+
+        Args:
+            frames: with the routing ones.
+            again: it may have been read before, and may be read once more.
 
         Raises:
             MalformedMessageError: frames are missing or are no JSON objects.
@@ -124,6 +140,8 @@ class Codec:
         identities, signature, parts, buffers = _split(frames)
         if self.key:
             self._check(signature, parts)
+            if not again and not self._replays.admit(signature):
+                raise ReplayedMessageError("The message was received before: it was sent, or recorded and sent, twice.")
         header, header_json = _header(parts[0])
         return Message(
             header,
@@ -140,8 +158,6 @@ class Codec:
             raise SignatureError("The message is not signed: its sender does not have this connection's key.")
         if not hmac.compare_digest(signature, self._signature(parts)):
             raise SignatureError("The message is signed with another key: check both ends' connection file.")
-        if not self._replays.admit(signature):
-            raise ReplayedMessageError("The message was received before: it was sent, or recorded and sent, twice.")
 
     def _signature(self, parts: tuple[bytes, ...]) -> bytes:
         if not self.key:

@@ -128,8 +128,9 @@ class Ears:
 class RealKernel:
     """A kernel process."""
 
-    def __init__(self, module: str, folder: Path) -> None:
+    def __init__(self, module: str, folder: Path, *arguments: str) -> None:
         self.module = module
+        self.arguments = arguments
         self.folder = folder
         self.info = connection(folder)
         self.process: subprocess.Popen[bytes] | None = None
@@ -140,7 +141,7 @@ class RealKernel:
         file.write_text(json.dumps(self.info.as_dict()))
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", self.module, "-f", str(file)],
+                [sys.executable, "-P", "-m", self.module, "-f", str(file), *self.arguments],
                 env={**os.environ, "JPY_PARENT_PID": str(os.getpid())},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -157,9 +158,9 @@ class RealKernel:
 
 
 @contextmanager
-def running_kernel(module: str, folder: Path) -> Iterator[RealKernel]:
+def running_kernel(module: str, folder: Path, *arguments: str) -> Iterator[RealKernel]:
     """Run a kernel process."""
-    kernel = RealKernel(module, folder)
+    kernel = RealKernel(module, folder, *arguments)
     try:
         kernel.start()
         yield kernel

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import psutil
 import pytest
+from tests.kernel.leftovers import until
 
 from cobnut_kernel.client.client import AsyncKernelClient
 from cobnut_kernel.errors import KernelDiedError, KernelNotReadyError, TransportClosedError
@@ -628,13 +629,13 @@ async def test_open_and_close_leak_nothing(kernel: KernelDouble) -> None:
 
 
 def test_dropped_client_is_reported(kernel: KernelDouble) -> None:
-    """A client that is dropped with its channels open is a ResourceWarning that says what to call."""
+    """A client that is dropped with its channels open is a ResourceWarning that says what to call; they are closed."""
     client = AsyncKernelClient(kernel.info)
     client.start_channels()
-    sockets = client._sockets
+    sockets = client._connection.sockets
     with pytest.warns(ResourceWarning, match="stop_channels"):
         del client
-    sockets.close()
+    until(lambda: not sockets.are_open)
 
 
 def test_import_is_light() -> None:
