@@ -100,6 +100,17 @@ class KernelProvisionerBase(ABC, LoggingConfigurable, metaclass=_Meta):
     async def post_launch(self, **kwargs: Any) -> None:
         """Follow a launch up; the arguments are those of `launch_kernel`."""
 
+    async def launch_again(self) -> KernelConnectionInfo | None:
+        """Start a kernel again that has ended before it answered, if there is reason to think that it helps.
+
+        Returns:
+            Where it is reached now; None where there is no such reason.
+        """
+        return None
+
+    def let_go(self) -> None:
+        """Leave the process alone, which may outlive us: watch it no longer, and release what watching took."""
+
     async def shutdown_requested(self, restart: bool = False) -> None:
         """Take note that the kernel has been asked to end."""
 

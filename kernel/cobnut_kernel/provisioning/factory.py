@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,23 @@ from cobnut_kernel.provisioning.base import KernelProvisionerBase
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
+FORK_PROVISIONER = "cobnut-fork"
+"""The provisioner of our own kernels where nobody asks for another one, on systems that have fork servers."""
+
+_OURS = {
+    LOCAL_PROVISIONER: "cobnut_kernel.provisioning.local:LocalProvisioner",
+    "cobnut-local": "cobnut_kernel.provisioning.local:LocalProvisioner",
+    FORK_PROVISIONER: "cobnut_kernel.provisioning.fork:ForkProvisioner",
+}
+"""Those that need no entry point; one of these names that a package registers is not looked at."""
+
 
 class KernelProvisionerFactory(SingletonConfigurable):
     """Make the provisioner that a kernelspec names, or the default one.
 
-    "local-provisioner" is ours, `LocalProvisioner`, without an entry point; any other name is looked up in the
-    entry-point group `jupyter_client.kernel_provisioners`, when it is first asked for.
+    "local-provisioner" is ours, `LocalProvisioner`, without an entry point, and so are "cobnut-local" and
+    "cobnut-fork"; any other name is looked up in the entry-point group `jupyter_client.kernel_provisioners`, when it
+    is first asked for. Where nobody has chosen at all, our own kernel gets "cobnut-fork".
     """
 
     GROUP_NAME = PROVISIONER_GROUP
@@ -40,54 +52,92 @@ class KernelProvisionerFactory(SingletonConfigurable):
     def is_provisioner_available(self, kernel_spec: KernelSpec) -> bool:
         """Say whether the provisioner of a kernelspec can be had; warn where it cannot."""
         name, _ = self._stanza(kernel_spec)
-        if name == LOCAL_PROVISIONER or self._find(name) is not None:
-            return True
-        self.log.warning("The provisioner %r of kernel %r is not installed.", name, kernel_spec.name)
-        return False
+        try:
+            self._entry(name)
+        except ModuleNotFoundError:
+            self.log.warning("The provisioner %r of kernel %r is not installed.", name, kernel_spec.name)
+            return False
+        return True
 
     def create_provisioner_instance(
         self, kernel_id: str, kernel_spec: KernelSpec, parent: Any = None
     ) -> KernelProvisionerBase:
         """Make the provisioner of one kernel; the stanza's `config` becomes its traits.
 
+        One that was made for jupyter_client is given an adapter, where jupyter_client is installed.
+
         Raises:
-            ModuleNotFoundError: it is not installed; the text names it.
-            TypeError: it is no provisioner of ours.
+            ModuleNotFoundError: it is not installed; the text names it, and says what to do.
+            TypeError: it is no provisioner.
         """
         name, config = self._stanza(kernel_spec)
-        provisioner_class = self._load(name)
-        return provisioner_class(kernel_id=kernel_id, kernel_spec=kernel_spec, parent=parent, **config)
+        name = self._best(name, kernel_spec)
+        entry = self._entry(name)
+        made_by = _load(_OURS[name]) if entry is None else _loaded(entry)
+        if made_by is None and entry is not None:
+            # Imported here: few kernels have a provisioner of another make.
+            from cobnut_kernel.provisioning.adapter import adapt
+
+            return adapt(entry, kernel_id, kernel_spec, parent, config)
+        assert made_by is not None
+        return made_by(kernel_id=kernel_id, kernel_spec=kernel_spec, parent=parent, **config)
 
     def get_provisioner_entries(self) -> dict[str, str]:
         """Return every provisioner's name and the `module:object` that makes it."""
-        entries = {entry.name: entry.value for entry in self._get_all_provisioners()}
-        return {**entries, LOCAL_PROVISIONER: "cobnut_kernel.provisioning.local:LocalProvisioner"}
+        return {**{entry.name: entry.value for entry in self._get_all_provisioners()}, **_OURS}
 
     def _stanza(self, kernel_spec: KernelSpec) -> tuple[str, dict[str, Any]]:
         name, config = provisioner_stanza(kernel_spec)
         return name or self.default_provisioner_name, config
 
-    def _load(self, name: str) -> type[KernelProvisionerBase]:
-        if name == LOCAL_PROVISIONER:
-            return import_module("cobnut_kernel.provisioning.local").LocalProvisioner
-        entry = self._find(name)
-        if entry is None:
-            raise ModuleNotFoundError(
-                f"The provisioner {name!r} is not installed: install the package that brings it, or start the kernel"
-                f" with another kernelspec."
-            )
-        loaded = entry.load()
-        if not (isinstance(loaded, type) and issubclass(loaded, KernelProvisionerBase)):
-            raise TypeError(f"The provisioner {name!r} ({entry.value}) is not made for cobnut.")
-        return loaded
+    def _best(self, name: str, kernel_spec: KernelSpec) -> str:
+        """Return the provisioner to use for a name: the fork server where nobody has chosen, and it can be used."""
+        if name != LOCAL_PROVISIONER or provisioner_stanza(kernel_spec)[0]:
+            return name
+        from cobnut_kernel.provisioning.templates import is_forkable
 
-    def _find(self, name: str) -> EntryPoint | None:
+        return FORK_PROVISIONER if is_forkable(kernel_spec.argv) else name
+
+    def _entry(self, name: str) -> EntryPoint | None:
+        """Return the entry point of a provisioner; None for ours, which need none.
+
+        Raises:
+            ModuleNotFoundError: there is none.
+        """
+        if name in _OURS:
+            return None
         if name not in self.provisioners:
-            self.provisioners.update({entry.name: entry for entry in self._get_all_provisioners()})
-        return self.provisioners.get(name)
+            self.provisioners[name] = self._get_provisioner(name)
+        return self.provisioners[name]
 
     @staticmethod
     def _get_all_provisioners() -> list[EntryPoint]:
         from importlib.metadata import entry_points
 
         return list(entry_points(group=PROVISIONER_GROUP))
+
+    @staticmethod
+    def _get_provisioner(name: str) -> EntryPoint:
+        from importlib.metadata import entry_points
+
+        found = list(entry_points(group=PROVISIONER_GROUP, name=name))
+        if not found:
+            raise ModuleNotFoundError(
+                f"The provisioner {name!r} is not installed: install the package that brings it, `{sys.executable} -m"
+                f" pip install` and its name, or start the kernel with another kernelspec."
+            )
+        return found[0]
+
+
+def _load(value: str) -> type[KernelProvisionerBase]:
+    module, _, name = value.partition(":")
+    return getattr(import_module(module), name)
+
+
+def _loaded(entry: EntryPoint) -> type[KernelProvisionerBase] | None:
+    """Load a provisioner that is made for us; None for any other, and for one that cannot be loaded."""
+    try:
+        loaded = entry.load()
+    except Exception:  # the adapter says what is wrong
+        return None
+    return loaded if isinstance(loaded, type) and issubclass(loaded, KernelProvisionerBase) else None

@@ -20,8 +20,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-GRACE = 2.0
-"""How long a kernel has between SIGTERM and SIGKILL, in seconds."""
+GRACE = 0.75
+"""How long a kernel has between SIGTERM and SIGKILL, in seconds: it shall be gone a second after its owner."""
 
 
 def main() -> None:
@@ -80,9 +80,9 @@ def send(pid: int, signum: int) -> bool:
 
 
 def remove_files(files: list[bytes], folder: bytes) -> None:
-    """Remove the kernels' files, and the owner's folder with all that lies in it."""
+    """Remove the kernels' files, and folders of theirs; then the owner's folder with all that lies in it."""
     for path in files:
-        remove(os.unlink, path)
+        remove(os.rmdir if os.path.isdir(path) else os.unlink, path)  # noqa: PTH112
     try:
         left = os.listdir(folder or b"/nowhere")  # noqa: PTH208
     except OSError:

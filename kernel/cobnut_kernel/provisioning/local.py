@@ -1,59 +1,64 @@
-"""Kernels that are processes of this machine and children of ours."""
+"""Kernels that are processes of this machine: children of ours, or adopted from who has started them."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import re
 import signal
-import socket
+import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 from traitlets import CaselessStrEnum, Float, default
 
-from cobnut_kernel.connection_files import SOCKET_PATH_LIMIT, OwnerDirectory, write_connection_file
 from cobnut_kernel.errors import KernelDiedError, KernelStartError
 from cobnut_kernel.kernelspec import registers
 from cobnut_kernel.protocol.connection import ConnectionInfo
 from cobnut_kernel.protocol.messages import Channel
 from cobnut_kernel.provisioning.base import KernelConnectionInfo, KernelProvisionerBase
+from cobnut_kernel.provisioning.command import expand_home, explain_failure, fill_in, working_folder
 from cobnut_kernel.provisioning.encryption import decide_encryption, with_keys
+from cobnut_kernel.provisioning.files import is_private, own_folder, remove, write_file
 from cobnut_kernel.provisioning.guard import Guard
+from cobnut_kernel.provisioning.owner_pipe import VARIABLE as OWNER_PIPE
+from cobnut_kernel.provisioning.owner_pipe import OwnerPipe
+from cobnut_kernel.provisioning.placement import LOCALHOST, PORT_NAMES, Wishes, decide_transport, needs_short_paths
+from cobnut_kernel.provisioning.ports import Ports, require_own_address
 from cobnut_kernel.provisioning.process import ChildProcess, signal_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from cobnut_kernel.provisioning.encryption import Encryption
+    from cobnut_kernel.provisioning.process import KernelProcess
     from cobnut_kernel.provisioning.registration import RegistrationDesk
 
-_PYTHONS = frozenset({"python", f"python{sys.version_info[0]}", f"python{sys.version_info[0]}.{sys.version_info[1]}"})
-"""Programs of a kernelspec that mean the interpreter we run on."""
+RETRIES = 3
+"""How often a kernel is started again that has lost one of its ports to somebody else."""
 
-_IPC_KERNELS = ("cobnut_kernel", "ipykernel", "xpython")
-"""What the command of a Python kernel names if it can listen on unix sockets."""
-
-_FIELD = re.compile(r"\{([A-Za-z0-9_]+)\}")
+_OWNER = "JPY_PARENT_PID"
+_PORT_IS_TAKEN = re.compile(r"address (is )?already in use|EADDRINUSE", re.IGNORECASE)
 _PREFIXES = count(1)
-_taken_ports: set[int] = set()
 
 
 class LocalProvisioner(KernelProvisionerBase):
-    """A kernel as a child process, in a session of its own, that ends with us.
+    """A kernel as a child process, in a session of its own, that ends with us unless it is `independent`.
 
-    Its connection file, and its unix sockets where it has them, lie in the private folder of our process. Its
-    stdout and stderr are kept, never shown: `output_tail`.
+    Its connection file, and its unix sockets where it has them, lie in the private folder of our process; those of an
+    independent one where Jupyter's tools find them. Its stdout and stderr are kept, never shown: `output_tail`; of an
+    independent kernel they are not, for it could not write when we have ended.
 
     Attributes:
         process: the process of the last launch.
         connection_file: where the kernel reads its connection.
         cwd: the folder it was started in.
+        independent: whether it outlives us.
     """
 
     transport = CaselessStrEnum(
@@ -69,11 +74,18 @@ class LocalProvisioner(KernelProvisionerBase):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.process: ChildProcess | None = None
+        self.process: KernelProcess | None = None
         self.connection_file: Path | None = None
         self.cwd: str = ""
+        self.independent: bool = False
+        self._wishes: Wishes | None = None
         self._desk: RegistrationDesk | None = None
-        self._ports: list[int] = []
+        self._ports = Ports()
+        self._encryption: Encryption | None = None
+        self._extra: dict[str, Any] = {}
+        self._launch: tuple[list[str], dict[str, str], dict[str, Any]] | None = None
+        self._retries: int = 0
+        self._short_folder: str = ""
 
     @default("registration_timeout")
     def _default_registration_timeout(self) -> float:
@@ -97,11 +109,11 @@ class LocalProvisioner(KernelProvisionerBase):
         return self.pid
 
     async def poll(self) -> int | None:
-        """Return None while the process runs, then its exit code; 0 where there was none."""
+        """Return None while the process runs, then its exit code; 0 where there was none, or nobody knows it."""
         return self.process.poll() if self.process is not None else 0
 
     async def wait(self) -> int | None:
-        """Wait until the process has ended; its pidfd tells, nothing is polled."""
+        """Wait until the process has ended; its pidfd tells, nothing is polled. None where nobody knows its code."""
         return await self.process.wait() if self.process is not None else None
 
     async def send_signal(self, signum: int) -> None:
@@ -123,34 +135,33 @@ class LocalProvisioner(KernelProvisionerBase):
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
         """Decide where the kernel is reached, write its connection file, and fill in its command.
 
-        Raises:
-            KernelStartError: the arguments ask for what cannot be.
-            ConnectionFileError: there is no private place for the connection file.
-            OSError: the connection file cannot be written.
-        """
-        if kwargs.pop("independent", False):
-            raise KernelStartError("Kernels that outlive their owner are not supported yet: leave `independent` out.")
-        policy = kwargs.pop("transport_encryption", None) or getattr(self.parent, "transport_encryption", "disabled")
-        encryption = decide_encryption(policy, self.kernel_spec)
-        self.process = None  # what the last one said is no longer of interest
-        Guard.shared()  # from here on there are files for it to remove at the end
-        given: Mapping[str, str] = kwargs.get("env") or {}
-        kwargs = await super().pre_launch(**kwargs)
-        kwargs["env"]["JPY_PARENT_PID"] = str(os.getpid())
-        session_name = given.get("JPY_SESSION_NAME")
-        info = self._reserve({"jupyter_session": session_name} if session_name else {}, encryption)
-        file = self.connection_file = OwnerDirectory.shared().path / f"kernel-{self.kernel_id}.json"
-        if info.shell_port:
-            self.connection_info = _fields(info)
-            write_connection_file(file, info)
-        else:
-            # Imported here: with unix sockets, the rule, nothing is chosen.
-            from cobnut_kernel.provisioning.registration import RegistrationDesk
+        Args:
+            kwargs: those of the base class; `cmd` in place of the kernelspec's command; `extra_arguments` for that;
+                `transport_encryption` in place of the manager's; `independent` for a kernel that outlives us; and
+                what `subprocess.Popen` takes.
 
-            self._desk = RegistrationDesk(self.kernel_id, info, file)
-            write_connection_file(file, self._desk.info)
+        Raises:
+            KernelStartError: the arguments, or the manager's settings, ask for what cannot be, or the connection file
+                cannot be written.
+            ConnectionFileError: there is no private place for the connection file.
+        """
+        policy = kwargs.pop("transport_encryption", None) or getattr(self.parent, "transport_encryption", "disabled")
+        self._encryption = decide_encryption(policy, self.kernel_spec)
+        self.independent = bool(kwargs.pop("independent", False))
+        self.process = None  # what the last one said is no longer of interest
+        self._retries = 0
+        given: Mapping[str, str] = kwargs.get("env") or {}
+        self._extra = {"jupyter_session": name} if (name := given.get("JPY_SESSION_NAME")) else {}
+        kwargs = await super().pre_launch(**kwargs)
         arguments: list[str] = kwargs.pop("extra_arguments", None) or []
-        kwargs["cmd"] = kwargs.pop("cmd", None) or self.format_kernel_cmd(arguments, kwargs)
+        try:
+            if self._wishes is None or not self.connection_info:  # the first start, or one on new ports
+                self._wishes = self._read_wishes()
+            self._place(self._wishes)
+            kwargs["cmd"] = kwargs.pop("cmd", None) or self._command(arguments, kwargs)
+        except BaseException:
+            await self.cleanup()
+            raise
         return kwargs
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
@@ -162,26 +173,80 @@ class LocalProvisioner(KernelProvisionerBase):
             KernelDiedError: its process has ended before.
         """
         kwargs.pop("kernel_id", None)
-        cwd = self.cwd = _folder(kwargs.pop("cwd", None))
-        cmd = _expanded(cmd)
-        try:
-            self.process = ChildProcess.spawn(cmd, cwd=cwd, **kwargs)
-        except (OSError, ValueError, TypeError) as error:
-            raise KernelStartError(_explanation(cmd, cwd, error)) from error
-        Guard.shared().add(self.process.identity, self._files())
-        if self._desk is not None:
-            self.connection_info = _fields(await self._registered(self._desk, self.process))
-        return self.connection_info
+        self.cwd = working_folder(kwargs.pop("cwd", None))
+        self._launch = (expand_home(cmd), kwargs.pop("env", None) or dict(os.environ), kwargs)
+        return await self._begin(*self._launch)
+
+    async def launch_again(self) -> KernelConnectionInfo | None:
+        """Start a kernel again that has ended because somebody else had one of its ports; on other ports.
+
+        Raises:
+            KernelStartError: it cannot be started, or the port is one that the manager's user has chosen.
+        """
+        wishes = self._wishes
+        if wishes is None or self._launch is None or self._retries >= RETRIES or not self._has_lost_a_port():
+            return None
+        self._retries += 1
+        self.log.warning("Kernel %s did not get its ports: it is started again on others.", self.kernel_id)
+        await self.cleanup(restart=True)
+        self.connection_info = {}
+        self._ports.give_back()
+        self._place(wishes)
+        return await self._begin(*self._launch)
 
     async def cleanup(self, restart: bool = False) -> None:
         """Remove the sockets and, unless a launch follows, the connection file; give the ports back."""
         self._close_desk()
-        kept = str(self.connection_file) if restart else ""
-        _remove(path for path in self._files() if path != kept)
+        kept = (str(self.connection_file), self._short_folder) if restart else ()
+        remove(path for path in self._files() if path not in kept)
         if not restart:
-            _taken_ports.difference_update(self._ports)
+            self._ports.give_back()
         if self.process is not None and self.process.poll() is not None:
             Guard.shared().remove(self.process.pid)
+
+    def let_go(self) -> None:
+        """Watch the process no longer, and hold nothing of its; it may go on."""
+        self._ports.give_back()
+        if self.process is not None:
+            self.process.release()
+
+    async def _begin(self, cmd: list[str], env: dict[str, str], options: dict[str, Any]) -> KernelConnectionInfo:
+        try:
+            process = self.process = await self._spawn(cmd, env, self.cwd, options)
+        except (OSError, ValueError, TypeError) as error:
+            raise KernelStartError(explain_failure(cmd, self.cwd, error)) from error
+        if not self.independent:
+            self._guard(process)
+        if self._desk is not None:
+            self.connection_info = _fields(await self._registered(self._desk, process))
+        return self.connection_info
+
+    async def _spawn(self, cmd: list[str], env: dict[str, str], cwd: str, options: dict[str, Any]) -> KernelProcess:
+        """Start the process.
+
+        Raises:
+            OSError: the program, or the folder, is not there or cannot be used.
+            ValueError: an argument or a variable cannot be passed to a process.
+        """
+        if self.independent:
+            silence = dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
+            return ChildProcess.spawn(cmd, env=env, cwd=cwd, **{**silence, **options})
+        pipe = OwnerPipe.shared()
+        if any("cobnut_kernel" in part for part in cmd):
+            env = {**env, OWNER_PIPE: pipe.name}
+            options = {**options, "pass_fds": (*options.get("pass_fds", ()), pipe.reading_end)}
+        return ChildProcess.spawn(cmd, env=env, cwd=cwd, **options)
+
+    def _guard(self, process: KernelProcess) -> None:
+        """Have the process ended, and its files removed, when we end without doing it."""
+        Guard.shared().add(process.identity, self._files())
+
+    def _finalize_env(self, env: dict[str, str]) -> None:
+        super()._finalize_env(env)
+        env.pop(OWNER_PIPE, None)  # that of our own owner
+        env.pop(_OWNER, None)
+        if not self.independent:
+            env[_OWNER] = str(os.getpid())
 
     # ── what is known of it ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -197,11 +262,6 @@ class LocalProvisioner(KernelProvisionerBase):
         """Return the absolute path of a file that the kernel names, from its folder."""
         return str(Path(self.cwd, os.path.expanduser(path)).resolve())  # noqa: PTH111 - `~` is the kernel's
 
-    async def get_provisioner_info(self) -> dict[str, Any]:
-        """Return the connection, and which process it is: id, start time and boot."""
-        info = await super().get_provisioner_info()
-        return {**info, "process": asdict(self.process.identity) if self.process is not None else None}
-
     def format_kernel_cmd(self, extra_arguments: list[str], launch_args: Mapping[str, Any]) -> list[str]:
         """Fill in the command of the kernelspec: `{connection_file}`, `{prefix}`, `{resource_dir}`, launch arguments.
 
@@ -211,36 +271,144 @@ class LocalProvisioner(KernelProvisionerBase):
             "connection_file": os.path.realpath(self.connection_file or ""),
             "prefix": sys.prefix,
             "resource_dir": self.kernel_spec.resource_dir,
-            **{name: value for name, value in launch_args.items() if isinstance(value, str)},
         }
-        argv: list[str] = [*self.kernel_spec.argv, *extra_arguments]
-        if argv and argv[0] in _PYTHONS:
-            argv[0] = sys.executable
-        return [_FIELD.sub(lambda match: fields.get(match[1], match[0]), argument) for argument in argv]
+        return fill_in([*self.kernel_spec.argv, *extra_arguments], {**fields, **launch_args})
+
+    def _command(self, extra_arguments: list[str], launch_args: Mapping[str, Any]) -> list[str]:
+        if not self.kernel_spec.argv:
+            raise KernelStartError(f"The argv of the kernelspec {self.kernel_spec.name!r} is empty: correct it.")
+        return self.format_kernel_cmd(extra_arguments, launch_args)
+
+    async def get_provisioner_info(self) -> dict[str, Any]:
+        """Return what another process needs to adopt the kernel: connection, process, files, folder."""
+        info = await super().get_provisioner_info()
+        return {
+            **info,
+            "pid": self.pid,
+            "pgid": self.pgid,
+            "ip": info["connection_info"].get("ip", ""),
+            "process": asdict(self.process.identity) if self.process is not None else None,
+            "connection_file": str(self.connection_file or ""),
+            "cwd": self.cwd,
+            "independent": self.independent,
+        }
+
+    async def load_provisioner_info(self, provisioner_info: Mapping[str, Any]) -> None:
+        """Adopt a kernel that runs on this machine, started by another process; its exit code will not be known.
+
+        From now on it ends with us, unless its `independent` is true: change that in the information where it is to
+        be otherwise. One that was not independent when it was started ends with who has started it too.
+
+        Raises:
+            KernelError: it has ended, or what runs under its number is another process; the text says which.
+        """
+        from cobnut_kernel.provisioning.adoption import AdoptedProcess, read_identity, require_running
+
+        identity = read_identity(provisioner_info.get("process") or {})
+        require_running(identity)
+        await super().load_provisioner_info(provisioner_info)
+        file = provisioner_info.get("connection_file")
+        self.connection_file = Path(file) if file else None
+        self.cwd = provisioner_info.get("cwd") or ""
+        self.independent = bool(provisioner_info.get("independent"))
+        process = self.process = AdoptedProcess(identity)
+        if not self.independent:
+            self._guard(process)
 
     # ── connection ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _reserve(self, extra: Mapping[str, Any], encryption: Encryption) -> ConnectionInfo:
-        """Decide where the kernel is reached; after a restart where it was before. Ports of 0 are its own to choose."""
-        return with_keys(self._known_connection() or self._new_connection(extra), encryption)
+    def _read_wishes(self) -> Wishes:
+        """Read what the manager's user has set about the connection."""
+        return Wishes.of(self.parent)
+
+    def _place(self, wishes: Wishes) -> None:
+        """Decide where the kernel is reached, and write its connection file."""
+        path = self._path(wishes)
+        private = not wishes.connection_file and not self.independent
+        info = with_keys(self._known_connection() or self._new_connection(wishes, path), self._needed_encryption())
+        if info.shell_port:
+            self.connection_info = _fields(info)
+            write_file(path, info, private=private)
+        else:
+            # Imported here: with unix sockets, the rule, nothing is chosen.
+            from cobnut_kernel.provisioning.registration import RegistrationDesk
+
+            self._desk = RegistrationDesk(self.kernel_id, info, path)
+            write_file(path, self._desk.info, private=private)
+        self.connection_file = path
+
+    def _needed_encryption(self) -> Encryption:
+        assert self._encryption is not None
+        return self._encryption
+
+    def _path(self, wishes: Wishes) -> Path:
+        """Return where the connection file is, or will be."""
+        known = self.connection_file
+        if known is not None and known.parent.is_dir():
+            return known
+        if wishes.connection_file:
+            return Path(wishes.connection_file).expanduser().absolute()
+        if self.independent:
+            from jupyter_core.paths import jupyter_runtime_dir
+
+            return Path(jupyter_runtime_dir()) / f"kernel-{self.kernel_id}.json"
+        Guard.shared()  # from here on there are files for it to remove at the end
+        return own_folder() / f"kernel-{self.kernel_id}.json"
 
     def _known_connection(self) -> ConnectionInfo | None:
+        """Return the connection of the launch before; None where there was none, or it cannot be had again."""
         if not self.connection_info:
             return None
-        _taken_ports.update(self._ports)
-        return ConnectionInfo.from_dict(self.connection_info)
+        info = ConnectionInfo.from_dict(self.connection_info)
+        if info.transport == "ipc":
+            return info if Path(info.ip).parent.is_dir() else None
+        ports = [info.port(channel) for channel in Channel]
+        if not self._ports.are_held and self._remembers_ports:
+            with suppress(KernelStartError):
+                self._ports.find(info.ip, ports)
+                return info
+            return None
+        return info
 
-    def _new_connection(self, extra: Mapping[str, Any]) -> ConnectionInfo:
-        name = self.kernel_spec.name
-        key = os.urandom(32).hex().encode()
-        prefix = str(OwnerDirectory.shared().path / str(next(_PREFIXES)))
-        if self._takes_ipc(prefix):
-            return ConnectionInfo("ipc", prefix, 1, 2, 3, 4, 5, key=key, kernel_name=name, extra=extra)
-        _taken_ports.difference_update(self._ports)
-        self._ports = [] if registers(self.kernel_spec) else _free_ports(len(Channel))
-        return ConnectionInfo("tcp", "127.0.0.1", *self._ports, key=key, kernel_name=name, extra=extra)
+    @property
+    def _remembers_ports(self) -> bool:
+        return self._wishes is None or self._wishes.remembers_ports
 
-    async def _registered(self, desk: RegistrationDesk, process: ChildProcess) -> ConnectionInfo:
+    def _new_connection(self, wishes: Wishes, path: Path) -> ConnectionInfo:
+        """Choose a connection; ports of 0 are the kernel's to choose."""
+        fields: dict[str, Any] = {
+            "key": wishes.key or os.urandom(32).hex().encode(),
+            "kernel_name": self.kernel_spec.name,
+            "extra": self._extra,
+        }
+        prefix = self._prefix(wishes, path)
+        if decide_transport(self.kernel_spec, wishes, self.transport, prefix) == "ipc":
+            others = (number for number in count(1) if number not in wishes.ports)
+            return _connection("ipc", prefix, [port or next(others) for port in wishes.ports], fields)
+        ip = wishes.ip or LOCALHOST
+        require_own_address(ip)
+        if self._chooses_ports(wishes, path):
+            return _connection("tcp", ip, [], fields)
+        ports = self._ports.find(ip, wishes.ports, hold=wishes.remembers_ports and not self._retries)
+        return _connection("tcp", ip, ports, fields)
+
+    def _prefix(self, wishes: Wishes, path: Path) -> str:
+        """Return the common beginning of the paths of unix sockets."""
+        if os.sep in wishes.ip:
+            return os.path.abspath(wishes.ip)  # noqa: PTH100 - a prefix, no path
+        if self.independent:
+            return str(path.with_name(os.urandom(4).hex()))
+        prefix = str(own_folder() / str(next(_PREFIXES)))
+        if not needs_short_paths(self.kernel_spec, prefix):
+            return prefix
+        self._short_folder = mkdtemp(prefix="cob-", dir="/tmp")
+        return f"{self._short_folder}/1"
+
+    def _chooses_ports(self, wishes: Wishes, path: Path) -> bool:
+        """Say whether the kernel chooses its ports and tells them: then it writes the file, which must be private."""
+        return registers(self.kernel_spec) and not any(wishes.ports) and is_private(path.parent)
+
+    async def _registered(self, desk: RegistrationDesk, process: KernelProcess) -> ConnectionInfo:
         """Wait until the kernel has told where it listens; one that does not is killed."""
         ended = asyncio.ensure_future(process.wait())
         either = {desk.registered, ended}
@@ -256,8 +424,7 @@ class LocalProvisioner(KernelProvisionerBase):
             process.kill()
             raise _unregistered(desk, process, self.registration_timeout)
         info = desk.registered.result()
-        self._ports = [info.port(channel) for channel in Channel]
-        _taken_ports.update(self._ports)
+        self._ports.note([info.port(channel) for channel in Channel])
         return info
 
     def _close_desk(self) -> None:
@@ -265,25 +432,24 @@ class LocalProvisioner(KernelProvisionerBase):
         if desk is not None:
             desk.close()
 
-    def _takes_ipc(self, prefix: str) -> bool:
-        fits = len(os.fsencode(f"{prefix}-5")) <= SOCKET_PATH_LIMIT
-        if self.transport == "ipc" and not fits:
-            raise KernelStartError(f"The path {prefix}-5 is too long for a socket: set TMPDIR to a shorter one.")
-        if self.transport != "auto":
-            return self.transport == "ipc"
-        is_python = self.kernel_spec.language.lower() == "python"
-        return fits and is_python and any(name in part for part in self.kernel_spec.argv for name in _IPC_KERNELS)
+    def _has_lost_a_port(self) -> bool:
+        is_tcp = self.connection_info.get("transport") == "tcp"
+        return is_tcp and not self.has_process and _PORT_IS_TAKEN.search(self.output_tail()) is not None
 
     def _files(self) -> list[str]:
         sockets = ConnectionInfo.from_dict(self.connection_info).ipc_paths() if self.connection_info else []
-        return [*sockets, *([str(self.connection_file)] if self.connection_file else [])]
+        return [*sockets, *filter(None, (str(self.connection_file or ""), self._short_folder))]
+
+
+def _connection(transport: str, ip: str, ports: Iterable[int], fields: Mapping[str, Any]) -> ConnectionInfo:
+    return ConnectionInfo(transport, ip, **dict(zip(PORT_NAMES, ports, strict=False)), **fields)
 
 
 def _fields(info: ConnectionInfo) -> KernelConnectionInfo:
     return {**info.as_dict(), "key": info.key}
 
 
-def _unregistered(desk: RegistrationDesk, process: ChildProcess, timeout: float) -> KernelStartError | KernelDiedError:
+def _unregistered(desk: RegistrationDesk, process: KernelProcess, timeout: float) -> KernelStartError | KernelDiedError:
     """Say why a kernel has not told where it listens, and show its last words."""
     words = f"\n{process.errors.text().strip()}" if process.errors.text().strip() else ""
     refused = f" What came was refused: {desk.refused}" if desk.refused else ""
@@ -294,58 +460,3 @@ def _unregistered(desk: RegistrationDesk, process: ChildProcess, timeout: float)
         )
     end = f"exit code {code}" if code >= 0 else f"killed by {signal_name(-code)}"
     return KernelDiedError(f"The kernel's process ended before it told where it listens: {end}.{refused}{words}")
-
-
-def _expanded(cmd: list[str]) -> list[str]:
-    """Replace a `~` at the beginning of each argument by the home folder."""
-    return [os.path.expanduser(argument) for argument in cmd]  # noqa: PTH111 - an argument need not be a path
-
-
-def _remove(paths: Iterable[str]) -> None:
-    for path in paths:
-        with suppress(OSError):
-            Path(path).unlink()
-
-
-def _folder(cwd: str | os.PathLike[str] | None) -> str:
-    """Return the folder to start in: the one given, or ours."""
-    try:
-        return os.fspath(cwd) if cwd else str(Path.cwd())
-    except FileNotFoundError as error:
-        raise KernelStartError("The folder we are in has been removed: go to another one, or name one.") from error
-
-
-def _free_ports(number: int) -> list[int]:
-    """Find ports that nobody listens on, and that no kernel of ours was promised."""
-    bound: list[socket.socket] = []
-    ports: list[int] = []
-    try:
-        while len(ports) < number:
-            bound.append(socket.socket())
-            bound[-1].bind(("127.0.0.1", 0))
-            port = bound[-1].getsockname()[1]
-            if port not in _taken_ports:
-                ports.append(port)
-    finally:
-        for each in bound:
-            each.close()
-    _taken_ports.update(ports)
-    return ports
-
-
-def _explanation(cmd: list[str], cwd: str, error: Exception) -> str:
-    """Say why a process could not be started, and what to do about it."""
-    program = cmd[0] if cmd else ""
-    if not Path(cwd).is_dir():
-        return f"The kernel cannot start in {cwd}: there is no such folder. Choose another one."
-    match error:
-        case FileNotFoundError() if os.sep in program and Path(program).exists():
-            return f"The kernel's program {program} names an interpreter that is not there: see its first line."
-        case FileNotFoundError():
-            return f"The kernel's program {program} is not there: install it, or correct the argv of its kernelspec."
-        case PermissionError():
-            return f"The kernel's program {program}, or the folder {cwd}, may not be used: see their permissions."
-        case OSError(errno=errno.ENOEXEC):
-            return f"The kernel's program {program} is no program that this machine can run."
-        case _:
-            return f"The kernel's program {program} cannot be started: {error}"

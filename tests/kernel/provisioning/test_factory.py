@@ -14,11 +14,17 @@ from cobnut_kernel.provisioning.factory import KernelProvisionerFactory
 from cobnut_kernel.provisioning.local import LocalProvisioner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 class Special(LocalProvisioner):
     """A provisioner of somebody's package."""
+
+
+def find(entries: list[EntryPoint]) -> Callable[[str], EntryPoint]:
+    """Look for an entry point among some."""
+    real = KernelProvisionerFactory._get_provisioner
+    return lambda name: next((entry for entry in entries if entry.name == name), None) or real(name)
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +36,7 @@ def entries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         EntryPoint("local-provisioner", "jupyter_client.provisioning:LocalProvisioner", PROVISIONER_GROUP),
     ]
     monkeypatch.setattr(KernelProvisionerFactory, "_get_all_provisioners", staticmethod(lambda: found))
+    monkeypatch.setattr(KernelProvisionerFactory, "_get_provisioner", staticmethod(find(found)))
     monkeypatch.setattr(EntryPoint, "load", lambda entry: Special if entry.name == "special" else dict)
     monkeypatch.delenv("JUPYTER_DEFAULT_PROVISIONER_NAME", raising=False)
     yield
@@ -88,6 +95,8 @@ def test_all_entries_are_listed() -> None:
         "special": f"{__name__}:Special",
         "foreign": "collections:OrderedDict",
         "local-provisioner": "cobnut_kernel.provisioning.local:LocalProvisioner",
+        "cobnut-local": "cobnut_kernel.provisioning.local:LocalProvisioner",
+        "cobnut-fork": "cobnut_kernel.provisioning.fork:ForkProvisioner",
     }
 
 

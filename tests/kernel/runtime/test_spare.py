@@ -82,8 +82,8 @@ def test_one_that_has_ended_is_replaced(server: ForkServer) -> None:
     os.kill(first, signal.SIGKILL)
     until(lambda: not psutil.pid_exists(first), "it was not reaped")
     second = spare(server)
-    os.kill(second, signal.SIGSTOP)
-    os.kill(second, signal.SIGKILL)  # perhaps it is not reaped yet when it is asked for
+    os.kill(second, signal.SIGKILL)
+    until(lambda: not is_running(second))  # perhaps it is not reaped yet when it is asked for
     kernel = ForkedKernel(server, "ipc")
     server.ask_for(kernel)
     answer = server.receive(Forked, id=kernel.folder.name)

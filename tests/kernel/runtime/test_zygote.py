@@ -121,7 +121,9 @@ def test_many_kernels_at_once(shared_server: ForkServer) -> None:
     for client in clients:
         shut_down(client)
     assert [shared_server.exit_code(kernel) for kernel in kernels] == [0] * 8
-    until(lambda: sorted(path.name for path in opened.iterdir()) == before, "it has more open, or no spare kernel again")
+    until(
+        lambda: sorted(path.name for path in opened.iterdir()) == before, "it has more open, or no spare kernel again"
+    )
 
 
 def states(server: ForkServer, **arguments: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -272,13 +274,14 @@ def test_each_kernel_keeps_its_own_history(serve: Serve, tmp_path: Path) -> None
 
 
 def test_the_template_has_nothing_that_does_not_survive_a_fork(serve: Serve) -> None:
-    """One thread; of descriptors its streams, its bell and its owner's socket: no database, no loop, no zmq."""
+    """One thread; of descriptors its streams, its bell, the sockets to its owner and its spare kernel: no database."""
     server = serve()
     server.fork().connect().execute("1")
     pid = server.process.pid
     assert len(list(Path(f"/proc/{pid}/task").iterdir())) == 1
+    until(lambda: len(psutil.Process(pid).children()) == 2, "it has no spare kernel")
     links = sorted(str(path.readlink()).partition(":")[0] for path in Path(f"/proc/{pid}/fd").iterdir())
-    assert links == ["/dev/null", *2 * [str(server.folder / "stderr")], "pipe", "pipe", "socket"]
+    assert links == ["/dev/null", *2 * [str(server.folder / "stderr")], "pipe", "pipe", "socket", "socket"]
 
 
 def test_a_template_says_what_it_is(serve: Serve) -> None:

@@ -11,4 +11,5 @@ Laws of the file:
 * Whatever can fail is done before the fork: either a kernel runs, or nothing has happened.
 * A kernel's number is its own until the owner was told of its end: nobody else reaps it, and signals go through here.
 * A kernel inherits no descriptor but its own streams.
+* One kernel is forked ahead and waits for its request; it is nobody's before, and ends with us.
 """

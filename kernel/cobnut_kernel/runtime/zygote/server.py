@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from select import POLLIN, poll
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ from cobnut_kernel.protocol.fork import (
 )
 from cobnut_kernel.runtime.zygote.child import NewKernel
 from cobnut_kernel.runtime.zygote.owner import Owner, close
+from cobnut_kernel.runtime.zygote.spare import PAUSE, Spare, await_request
 from cobnut_kernel.runtime.zygote.wards import Ward, Wards
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ class Zygote:
         self._handlers = handlers
         self._wards = Wards()
         self._retired: bool = False
+        self._spare: Spare | None = None
+        self._forks_spares: bool = True
 
     def serve(self) -> NewKernel | None:
         """Serve until there is nothing left to do; in a child, return at once what it is to become."""
@@ -55,7 +59,10 @@ class Zygote:
         while self._has_to_do():
             if not self._owner.is_gone:
                 waiting.register(self._owner.fileno(), self._owner.wanted)
-            for ready, _ in waiting.poll():
+            events = waiting.poll(PAUSE * 1000 if self._wants_a_spare() else None)
+            if not events and (kernel := self._fork_spare()) is not None:
+                return kernel
+            for ready, _ in events:
                 if ready == self._handlers.bell:
                     self._reap()
                 elif (kernel := self._hear()) is not None:
@@ -77,11 +84,15 @@ class Zygote:
     def _reap(self) -> None:
         self._handlers.heard()
         for pid, status in self._wards.reap().items():
-            self._owner.send(Exited(pid, status))
+            if self._spare is not None and self._spare.pid == pid:
+                self._drop_spare()
+            else:
+                self._owner.send(Exited(pid, status))
 
     def _orphaned(self) -> None:
         """End what must not outlive the owner."""
         self._owner.close()
+        self._drop_spare()
         self._wards.end()
 
     def _hear(self) -> NewKernel | None:
@@ -93,7 +104,7 @@ class Zygote:
         data, descriptors = received
         try:
             request = decode_request(data)
-            if isinstance(request, Fork) and self._fork(request, descriptors):
+            if isinstance(request, Fork) and self._fork(request, data, descriptors):
                 return NewKernel(request, descriptors)
             self._obey(request)
             self._guard(request)
@@ -112,6 +123,7 @@ class Zygote:
                     ward.send(signum)
             case Retire():
                 self._retired = True
+                self._drop_spare()
             case Ask():
                 self._owner.send(self._state())
             case _:
@@ -128,7 +140,7 @@ class Zygote:
             case _:
                 pass
 
-    def _fork(self, request: Fork, descriptors: Sequence[int]) -> bool:
+    def _fork(self, request: Fork, data: bytes, descriptors: Sequence[int]) -> bool:
         """Fork a kernel, or say why not; True in the child."""
         refusal = self._refusal(request, descriptors)
         if refusal is not None:
@@ -136,7 +148,7 @@ class Zygote:
             return False
         try:
             os.chdir(request.cwd)
-            pid = self._handlers.fork()
+            pid = self._take_spare(data, descriptors) or self._handlers.fork()
         except OSError as error:
             os.chdir("/")
             text = f"The kernel cannot start in {request.cwd}: {error.strerror or error}."
@@ -148,6 +160,44 @@ class Zygote:
         self._wards.children[pid] = ward = Ward(pid, start_time(pid) or 0, request.files, request.outlives)
         self._owner.send(Forked(request.id, pid, ward.start_time), *_pidfd(pid))
         return False
+
+    # ── the next kernel ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _wants_a_spare(self) -> bool:
+        return self._forks_spares and self._spare is None and not self._retired and not self._owner.is_gone
+
+    def _fork_spare(self) -> NewKernel | None:
+        """Fork a kernel before it is asked for, if one could be forked now; in the child, wait until it is."""
+        if not self._wants_a_spare():
+            return None
+        self._forks_spares = not self.template.stale() and not self.template.threaded()
+        if not self._forks_spares:
+            return None
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            pid = self._handlers.fork()
+        except OSError:  # there is no room for it: it would have been a luxury
+            ours.close()
+            theirs.close()
+            return None
+        if pid:
+            theirs.close()
+            self._spare = Spare(pid, ours)
+            return None
+        ours.close()
+        self._owner.close()
+        return await_request(theirs, self.template)
+
+    def _take_spare(self, data: bytes, descriptors: Sequence[int]) -> int | None:
+        """Make the spare kernel the one that is asked for, and return its process; None where there is none."""
+        spare, self._spare = self._spare, None
+        taken = spare is not None and spare.give(data, descriptors) and start_time(spare.pid) is not None
+        return spare.pid if spare is not None and taken else None
+
+    def _drop_spare(self) -> None:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.close()
 
     def _refusal(self, request: Fork, descriptors: Sequence[int]) -> tuple[RefusalReason, str] | None:
         """Return why a kernel must not be forked."""

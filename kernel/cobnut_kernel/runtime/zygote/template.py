@@ -125,15 +125,20 @@ def _import_all() -> None:
 
 def _warm(shell: Shell) -> None:
     """Do once what takes long the first time; of this nothing is to be seen afterwards."""
-    shell.run_cell("6 * 7", silent=True, store_history=False)
-    shell.last_execution_result = None
-    cast("DisplayFormatter", shell.display_formatter).format("6 * 7")
+    touch(shell)
     try:
         exec(compile("1 / 0", __file__, "exec"), {})
     except ZeroDivisionError as error:
         shell.InteractiveTB.structured_traceback(type(error), error, error.__traceback__)
     with suppress(ImportError):
         import_module("parso").load_grammar().parse("6 * 7")
+
+
+def touch(shell: Shell) -> None:
+    """Run a first cell; of this nothing is to be seen afterwards."""
+    shell.run_cell("6 * 7", silent=True, store_history=False)
+    shell.last_execution_result = None
+    cast("DisplayFormatter", shell.display_formatter).format("6 * 7")
 
 
 # ── what it was made of ─────────────────────────────────────────────────────────────────────────────────────────────

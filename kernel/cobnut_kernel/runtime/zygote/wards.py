@@ -117,10 +117,10 @@ class Wards:
 
 
 def remove(paths: Iterable[str]) -> None:
-    """Remove files; what is not there, or cannot be removed, is left."""
-    for path in paths:
+    """Remove files and empty folders; what is not there, or cannot be removed, is left."""
+    for path in map(Path, paths):
         with suppress(OSError):
-            Path(path).unlink()
+            path.rmdir() if path.is_dir() else path.unlink()
 
 
 def _ended_child() -> int | None:
