@@ -8,40 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from contextlib import contextmanager, suppress
-from itertools import cycle
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from cobnut_kernel.errors import CobnutError, KernelDiedError, KernelError, KernelStartCancelled, KernelStartError
-from cobnut_kernel.manager.lifecycle import DeathReport, Lifecycle, Ready
+from cobnut_kernel.errors import KernelDiedError, KernelError, KernelStartCancelled
+from cobnut_kernel.manager.answering import Answering, own_client
+from cobnut_kernel.manager.lifecycle import KernelState
+from cobnut_kernel.manager.memory import MemoryWatch
+from cobnut_kernel.manager.reports import as_start_error, report_end, report_failure
+from cobnut_kernel.manager.stopping import KILL_TIME, Stopping, going_on
 from cobnut_kernel.portal import finish
 from cobnut_kernel.protocol.connection import ConnectionInfo
 from cobnut_kernel.protocol.messages import Channel, MessageType
-from cobnut_kernel.provisioning.process import signal_name
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Generator
+    from collections.abc import Coroutine, Mapping
 
-    from cobnut_kernel.client.client import AsyncKernelClient
+    from cobnut_kernel.manager.lifecycle import DeathReport, Lifecycle, Ready
     from cobnut_kernel.manager.manager import AsyncKernelManager
+    from cobnut_kernel.manager.start_queue import Turn
     from cobnut_kernel.portal import Portal
-    from cobnut_kernel.protocol.messages import Message
     from cobnut_kernel.provisioning.base import KernelProvisionerBase
-
-KILL_TIME = 5.0
-"""How long a killed process may take to end, in seconds: it may hang in the system."""
-
-ASK_AGAIN = 1.0
-"""After how many seconds without an answer a starting kernel is asked again."""
-
-ANSWER_TIME = 0.1
-"""How long a kernel that is stopped while it starts may take to show that it is up, in seconds."""
 
 INTERRUPT_TIME = 5.0
 """How long a kernel may take to answer an interrupt_request, in seconds."""
-
-REPORTED_LINES = 40
-"""How many lines of the kernel's stderr a report of its death holds."""
 
 
 class KernelLife:
@@ -59,26 +49,36 @@ class KernelLife:
         self.portal: Portal = portal
         self._manager = manager
         self._lifecycle = lifecycle
+        self._answering = Answering(manager, portal)
+        self._stopping = Stopping(manager, self._answering)
         self._turn = asyncio.Lock()
-        self._hurry = asyncio.Event()
         self._exit: asyncio.Task[int | None] | None = None
         self._watch: asyncio.Task[None] | None = None
-        self._heard = asyncio.Event()
+        self._requested: bool | None = None
 
     # ── start and restart ───────────────────────────────────────────────────────────────────────────────────────────
 
-    async def start(self, ready: Ready, options: dict[str, Any]) -> None:
+    async def start(self, ready: Ready, options: dict[str, Any], turn: Turn | None) -> None:
         """Start the kernel; resolves `ready`.
+
+        Args:
+            ready: the start's future.
+            options: those of `AsyncKernelManager.start_kernel`.
+            turn: in the queue of those who start; None where there is no queue.
 
         Raises:
             KernelStartCancelled: it was cancelled, by whoever asked for it or by a stop.
             Exception: why it could not be started.
         """
-        await self._rise(self._start(options), ready)
+        await self._rise(self._start(options, turn), ready)
 
     async def restart(self, ready: Ready, options: dict[str, Any], *, now: bool, newports: bool) -> None:
         """Stop the kernel and start it where it was; resolves `ready`. Raises what `start` does."""
         await self._rise(self._restart(options, now=now, newports=newports), ready)
+
+    async def adopt(self, ready: Ready, info: Mapping[str, Any]) -> None:
+        """Take over a kernel that runs already; resolves `ready`. Raises what `start` does."""
+        await self._rise(self._adopt(info), ready)
 
     async def _rise(self, way: Coroutine[Any, Any, None], ready: Ready) -> None:
         try:
@@ -91,16 +91,20 @@ class KernelLife:
             ready.resolve(cancelled)
             raise cancelled from None
         except Exception as error:
-            failure = _start_error(error)
-            self._lifecycle.fail(await self._report_failure(failure), failure)
+            failure = as_start_error(error)
+            report = await report_failure(self.provisioner, self._lifecycle.state, failure)
+            self._lifecycle.fail(report, failure)
             ready.resolve(failure)
             if failure is error:
                 raise
             raise failure from error
         ready.resolve()
 
-    async def _start(self, options: dict[str, Any]) -> None:
+    async def _start(self, options: dict[str, Any], turn: Turn | None) -> None:
         await asyncio.sleep(0)  # a cancellation that was asked for meanwhile
+        if turn is not None:
+            await asyncio.wrap_future(turn.came)
+            asyncio.get_running_loop().call_later(turn.limit, turn.end)
         _require(wanted=self._lifecycle.provision())
         self.provisioner = None  # what the last one said is no longer of interest
         self.provisioner = self._manager.create_provisioner()
@@ -112,26 +116,43 @@ class KernelLife:
         except asyncio.CancelledError:
             await finish(self._take_down(now=True, restart=False))
             raise
-        self._tell_clients_of_death("restarted")
+        self._manager.clients.tell_died("restarted")
         _require(wanted=self._lifecycle.provision())
         provisioner = self.provisioner = self.provisioner or self._manager.create_provisioner()
         if newports:
             provisioner.connection_info = {}
+            self._manager.forget_connection()
         await self._launch(provisioner, options)
-        for client in self._manager.known_clients():
-            client.kernel_started(self.connection)
+        self._manager.clients.tell_started(self.connection)
 
     async def _launch(self, provisioner: KernelProvisionerBase, options: dict[str, Any]) -> None:
         try:
             arguments = await provisioner.pre_launch(**options)
             info = await provisioner.launch_kernel(arguments.pop("cmd"), **arguments)
-            self.connection = ConnectionInfo.from_dict(info)
+            self._note_connection(provisioner, info)
             await provisioner.post_launch(**arguments)
-            self._heard.clear()
-            _require(wanted=self._lifecycle.launched())
+            self._begin_watch(provisioner)
         except BaseException:
             await finish(self._clear(provisioner))
             raise
+
+    async def _adopt(self, info: Mapping[str, Any]) -> None:
+        _require(wanted=self._lifecycle.provision())
+        provisioner = self.provisioner = self._manager.create_provisioner()
+        await provisioner.load_provisioner_info(info)
+        if not provisioner.has_process:
+            raise KernelDiedError("The kernel that was to be adopted has ended: start another one.")
+        self._note_connection(provisioner, provisioner.connection_info)
+        self._begin_watch(provisioner)
+
+    def _note_connection(self, provisioner: KernelProvisionerBase, info: dict[str, Any]) -> None:
+        self.connection = ConnectionInfo.from_dict(info)
+        self._manager.adopt_connection(self.connection, str(getattr(provisioner, "connection_file", "") or ""))
+
+    def _begin_watch(self, provisioner: KernelProvisionerBase) -> None:
+        self._answering.heard.clear()
+        _require(wanted=self._lifecycle.launched())
+        self._requested = None
         self._exit = asyncio.ensure_future(provisioner.wait())
         self._watch = self.portal.create_task(self._watch_over(provisioner, self._exit))
 
@@ -143,81 +164,85 @@ class KernelLife:
                 await asyncio.wait_for(provisioner.wait(), KILL_TIME)
         except Exception:
             self._manager.log.exception("The process of kernel %s could not be ended", self._manager.kernel_id)
-        with self._logged("clean up"):
-            await provisioner.cleanup(restart=False)
+        await self._release(provisioner, restart=False)
+
+    async def _release(self, provisioner: KernelProvisionerBase, *, restart: bool) -> None:
+        """Release what the kernel used besides its process; with `restart` only what the next one does not use."""
+        with going_on(self._manager, "clean up"):
+            await provisioner.cleanup(restart)
+            if not restart:
+                self._manager.cleanup_connection_file()
 
     # ── while it lives ──────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _watch_over(self, provisioner: KernelProvisionerBase, ended: asyncio.Task[int | None]) -> None:
-        """See the kernel's first answer and its end, and clear up after an end that nobody asked for."""
+        """See the kernel's first answer and its end, and clear up after an end that nobody waits for."""
         try:
+            memory = MemoryWatch(_local_pid(provisioner))
             reason = await self._first_answer(provisioner, ended)
+            while (again := await self._launched_again(provisioner, ended)) is not None:
+                ended, memory = again, MemoryWatch(_local_pid(provisioner))
+                reason = await self._first_answer(provisioner, ended)
             await asyncio.wait({ended})
         except asyncio.CancelledError:  # the portal ends
-            await finish(self._clear(provisioner))
+            if self._manager.owns_kernel and not getattr(provisioner, "independent", False):
+                await finish(self._clear(provisioner))
+            else:
+                provisioner.let_go()
             self._lifecycle.begin_stop().resolve()
             self._lifecycle.stopped()
             raise
-        if self._lifecycle.is_running:  # or whoever took it down clears up
-            report = self._report(_exit_code(ended), reason)
-            with self._logged("clean up"):
-                await provisioner.cleanup(restart=False)
-            self._tell_clients_of_death(str(report))
-            self._lifecycle.die(report)
+        if self._lifecycle.is_running:
+            report = report_end(provisioner, self._lifecycle.state, _exit_code(ended), reason, memory)
+            await self._follow_death(provisioner, report)
+        elif self._requested is not None:  # it was asked to end; or whoever took it down clears up
+            await self._conclude_request(restart=self._requested)
 
     async def _first_answer(self, provisioner: KernelProvisionerBase, ended: asyncio.Task[int | None]) -> str:
         """Wait for the first answer or the end; return why the kernel was ended for its silence, or nothing."""
-        try:
-            await self._until_ended(self._answer(), ended)
-        except TimeoutError:
-            reason = f"it did not answer within {self._manager.startup_timeout:g} seconds"
-        except Exception as error:
-            reason = f"it cannot be reached: {error}"
-            self._manager.log.exception("Kernel %s cannot be reached", self._manager.kernel_id)
-        else:
+        reason = await self._answering.first(ended, self._manager.startup_timeout)
+        if self._answering.heard.is_set():
+            self._lifecycle.answer()
             return ""
         if ended.done():
             return ""
-        await provisioner.kill()
+        if self._manager.owns_kernel:
+            with going_on(self._manager, "kill it"):
+                await provisioner.kill()
         return reason
 
-    async def _answer(self) -> None:
-        """Ask the kernel until it answers us, or anybody: it may be busy with another client's cell already."""
+    async def _launched_again(
+        self, provisioner: KernelProvisionerBase, ended: asyncio.Task[int | None]
+    ) -> asyncio.Task[int | None] | None:
+        """Launch a kernel once more that has ended before it answered, where its provisioner knows why (#487).
 
-        def hear(_: Channel, message: Message) -> None:
-            if message.parent is not None:  # a welcome, or a status of its own, is no answer
-                self.portal.call_soon(self._heard.set)
-
-        with self._own_client() as client:
-            client.listen(hear)
-            await asyncio.wait_for(self._ask(client), self._manager.startup_timeout)
-        self._lifecycle.answer()
-
-    async def _ask(self, client: AsyncKernelClient) -> None:
-        for channel in cycle((Channel.SHELL, Channel.CONTROL)):  # who is busy on the one may answer on the other
-            asking = asyncio.ensure_future(client.request(MessageType.KERNEL_INFO_REQUEST, {}, channel=channel))
-            asking.add_done_callback(lambda asked: asked.cancelled() or asked.exception())
-            try:
-                await asyncio.wait_for(self._heard.wait(), ASK_AGAIN)
-            except TimeoutError:
-                continue
-            else:
-                return
-            finally:
-                asking.cancel()
-                await asyncio.wait({asking})
-
-    async def _until_ended(self, work: Coroutine[Any, Any, None], ended: asyncio.Task[int | None]) -> None:
-        """Do some work unless the process ends before."""
-        task = asyncio.ensure_future(work)
+        Returns:
+            The end of the new process; None where there is none.
+        """
+        if not ended.done() or self._answering.heard.is_set() or self._lifecycle.state is not KernelState.STARTING:
+            return None
         try:
-            await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            if not task.done():
-                task.cancel()
-                await asyncio.wait({task})
-        if not task.cancelled():
-            task.result()
+            info = await provisioner.launch_again()
+        except Exception:
+            self._manager.log.exception("Kernel %s could not be launched again", self._manager.kernel_id)
+            return None
+        if info is None:
+            return None
+        if self._lifecycle.state is not KernelState.STARTING:  # it was stopped meanwhile
+            await self._clear(provisioner)
+            return None
+        self._note_connection(provisioner, info)
+        self._manager.clients.tell_started(self.connection)
+        self._exit = asyncio.ensure_future(provisioner.wait())
+        return self._exit
+
+    async def _follow_death(self, provisioner: KernelProvisionerBase, report: DeathReport) -> None:
+        """Clear up after an end that nobody asked for; the manager says what follows."""
+        decision = self._manager.judge(report, provisioner)
+        if self._manager.owns_kernel:
+            await self._release(provisioner, restart=decision.restarts)
+        self._manager.clients.tell_died(str(report))
+        self._manager.note_death(report, decision)
 
     async def interrupt(self) -> None:
         """Interrupt what runs, in the way that the kernelspec names; one that has not answered yet is waited for.
@@ -225,13 +250,14 @@ class KernelLife:
         Raises:
             KernelError: it died before it answered, or does not answer the request.
         """
-        self._running_provisioner("interrupt")
-        await self._lifecycle.answered  # a signal would kill a kernel that is still importing
-        provisioner = self._running_provisioner("interrupt")
-        if self._manager.kernel_spec.interrupt_mode == "signal":
-            await provisioner.send_signal(signal.SIGINT)
-            return
-        with self._own_client() as client:
+        if self._manager.owns_kernel or self.provisioner is not None:  # a stranger has no process of ours to signal
+            self._running_provisioner("interrupt")
+            await self._lifecycle.answered  # a signal would kill a kernel that is still importing
+            provisioner = self._running_provisioner("interrupt")
+            if self._manager.kernel_spec.interrupt_mode == "signal":
+                await provisioner.send_signal(signal.SIGINT)
+                return
+        with own_client(self._manager) as client:
             await client.request(MessageType.INTERRUPT_REQUEST, {}, channel=Channel.CONTROL, timeout=INTERRUPT_TIME)
 
     async def signal(self, signum: int) -> None:
@@ -241,6 +267,10 @@ class KernelLife:
     async def is_alive(self) -> bool:
         """Ask the provisioner whether the process runs."""
         return self.provisioner is not None and self.provisioner.has_process and await self.provisioner.poll() is None
+
+    async def provisioner_info(self) -> dict[str, Any]:
+        """Ask the provisioner what another process needs to adopt the kernel."""
+        return await self._running_provisioner("describe").get_provisioner_info()
 
     def _running_provisioner(self, wish: str) -> KernelProvisionerBase:
         if self.provisioner is None or not self._lifecycle.is_running:
@@ -261,15 +291,41 @@ class KernelLife:
     def hurry(self) -> None:
         """Go on to the kill, in the stop that runs or waits for its turn."""
         if not self._lifecycle.is_at_rest:
-            self._hurry.set()
+            self._stopping.hurry()
+
+    async def request_stop(self, *, restart: bool) -> None:
+        """Ask the kernel to end; whenever it does, it is cleared up after it."""
+        async with self._turn:
+            self._requested = restart
+            if self.provisioner is not None and self._exit is not None and not self._exit.done():
+                with going_on(self._manager, "ask it to end"):
+                    await self._stopping.request(self.provisioner, self._exit, restart=restart)
+            if self._watch is None or self._watch.done():  # it had ended before it could be asked
+                await self._conclude_request(restart=restart)
+
+    async def finish_stop(self, waittime: float | None, *, restart: bool) -> None:
+        """Wait until a kernel that was asked to end has ended, and end it by force if it has not in time."""
+        async with self._turn:
+            self._requested = restart
+            if self.provisioner is not None and self._exit is not None and self._watch is not None:
+                if not self._exit.done():
+                    await self._stopping.finish(self.provisioner, self._exit, waittime, restart=restart)
+                await asyncio.wait({self._watch})
+                self._stopping.calm()
+            await self._conclude_request(restart=restart)
+
+    async def clean_up(self, *, restart: bool) -> None:
+        """Release what a kernel that has ended used; nothing happens while it runs."""
+        async with self._turn:
+            if self.provisioner is not None and not self.provisioner.has_process:
+                await self._release(self.provisioner, restart=restart)
 
     async def _stop(self, ready: Ready, *, now: bool, restart: bool) -> None:
         async with self._turn:
+            self._requested = None
             self._lifecycle.begin_stop(ready)
             await self._take_down(now=now, restart=restart)
-            self._tell_clients_of_death("stopped")
-            self._lifecycle.stopped()
-            ready.resolve()
+            self._conclude(ready)
 
     async def _take_down(self, *, now: bool, restart: bool) -> None:
         """End the process, by kindness first, and release what it used; nothing happens where none is."""
@@ -277,98 +333,22 @@ class KernelLife:
         if provisioner is None or ended is None or watch is None:
             return
         if not ended.done():
-            await self._end_process(provisioner, ended, now=now, restart=restart)
+            await self._stopping.end(provisioner, ended, now=now, restart=restart)
         await asyncio.wait({watch})
         self._exit = self._watch = None
-        self._hurry.clear()
-        with self._logged("clean up"):
-            await provisioner.cleanup(restart)
+        self._stopping.calm()
+        await self._release(provisioner, restart=restart)
 
-    async def _end_process(
-        self, provisioner: KernelProvisionerBase, ended: asyncio.Task[int | None], *, now: bool, restart: bool
-    ) -> None:
-        patience = provisioner.get_shutdown_wait_time(max(self._manager.shutdown_wait_time, 0)) / 2
-        asks = not now and await self._answers_soon(ended)
-        if asks and await self._ask_to_end(provisioner, ended, patience, restart=restart):
-            return
-        if not now:
-            await provisioner.terminate(restart)
-            if await self._ended_within(ended, patience):
-                return
-        await provisioner.kill(restart)
-        if not (await asyncio.wait({ended}, timeout=KILL_TIME))[0]:
-            self._manager.log.warning("Kernel %s does not end although it was killed", self._manager.kernel_id)
-            ended.cancel()  # nobody waits for it any longer
+    async def _conclude_request(self, *, restart: bool) -> None:
+        """Clear up after a kernel that was asked to end; nothing happens where its watch has done so."""
+        if self._lifecycle.state is KernelState.STOPPING and self.provisioner is not None:
+            await self._release(self.provisioner, restart=restart)
+            self._conclude(self._lifecycle.ready)
 
-    async def _ask_to_end(
-        self, provisioner: KernelProvisionerBase, ended: asyncio.Task[int | None], patience: float, *, restart: bool
-    ) -> bool:
-        """Interrupt the kernel and ask it to end; False where it has not in time, or is in no state to be asked."""
-        with self._logged("ask to end"), self._own_client() as client:
-            if self._manager.kernel_spec.interrupt_mode == "signal":
-                await provisioner.send_signal(signal.SIGINT)
-            else:
-                client.interrupt()
-            client.shutdown(restart=restart)
-            await provisioner.shutdown_requested(restart)
-            return await self._ended_within(ended, patience)
-        return False
-
-    async def _answers_soon(self, ended: asyncio.Task[int | None]) -> bool:
-        """Say whether the kernel can be asked to end; one that is still importing has nothing to save."""
-        heard = asyncio.ensure_future(self._heard.wait())
-        await asyncio.wait({heard, ended}, timeout=ANSWER_TIME, return_when=asyncio.FIRST_COMPLETED)
-        heard.cancel()
-        return self._heard.is_set()
-
-    async def _ended_within(self, ended: asyncio.Task[int | None], seconds: float) -> bool:
-        """Wait for the end of the process; not for so long when there is a hurry."""
-        hurry = asyncio.ensure_future(self._hurry.wait())
-        try:
-            await asyncio.wait({ended, hurry}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            hurry.cancel()
-        return ended.done()
-
-    # ── what all of them need ───────────────────────────────────────────────────────────────────────────────────────
-
-    @contextmanager
-    def _own_client(self) -> Generator[AsyncKernelClient]:
-        """Talk to the kernel for a while, as a party of our own."""
-        client = self._manager.create_client()
-        client.start_channels()
-        try:
-            yield client
-        finally:
-            client.stop_channels()
-
-    @contextmanager
-    def _logged(self, purpose: str) -> Generator[None]:
-        """Go on after an error: an end must come to its end."""
-        try:
-            yield
-        except Exception:
-            self._manager.log.exception("Kernel %s: failed to %s", self._manager.kernel_id, purpose)
-
-    def _tell_clients_of_death(self, reason: str) -> None:
-        for client in self._manager.known_clients():
-            client.kernel_died(reason)
-
-    async def _report_failure(self, failure: Exception) -> DeathReport:
-        """Report a failed start: by how its process ended, if that is why it failed, else by the reason."""
-        if isinstance(failure, KernelDiedError) and self.provisioner is not None:
-            return self._report(await self.provisioner.poll())
-        return self._report(None, str(failure))
-
-    def _report(self, code: int | None, reason: str = "") -> DeathReport:
-        tail = self.provisioner.stderr_tail() if self.provisioner is not None else ""
-        return DeathReport(
-            exit_code=code if code is None or code >= 0 else None,
-            signal=signal_name(-code) if code is not None and code < 0 else None,
-            stderr_tail="\n".join(tail.splitlines()[-REPORTED_LINES:]),
-            phase=self._lifecycle.state,
-            reason=reason,
-        )
+    def _conclude(self, ready: Ready) -> None:
+        self._manager.clients.tell_died("stopped")
+        self._lifecycle.stopped()
+        ready.resolve()
 
 
 def _require(*, wanted: bool) -> None:
@@ -383,8 +363,8 @@ def _exit_code(ended: asyncio.Task[int | None]) -> int | None:
     return None
 
 
-def _start_error(error: Exception) -> Exception:
-    """Return an error of ours as it is, and any other as a failed start that says so."""
-    if isinstance(error, (CobnutError, ModuleNotFoundError)):
-        return error
-    return KernelStartError(f"The kernel could not be started: {error or type(error).__name__}")
+def _local_pid(provisioner: KernelProvisionerBase) -> int | None:
+    """Return the id of the kernel's process where that runs on this machine."""
+    from cobnut_kernel.provisioning.local import LocalProvisioner  # it is there where it is wanted
+
+    return provisioner.pid if isinstance(provisioner, LocalProvisioner) else None

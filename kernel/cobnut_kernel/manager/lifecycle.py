@@ -8,13 +8,15 @@ STOPPED ─▶ QUEUED ─▶ PROVISIONING ─▶ STARTING ─▶ READY ─▶ ST
 
 While a kernel is QUEUED, PROVISIONING, RESTARTING or STOPPING it is *pending*. A start, a restart and a stop are
 transitions; each has one future, `Ready`, made in the very call that asks for it, and every way out resolves it.
+How long a kernel was in each state is kept: `Lifecycle.phases`.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +65,21 @@ AT_REST = frozenset({_S.STOPPED, _S.DEAD})
 
 
 @dataclass(frozen=True)
+class Phase:
+    """A state that a kernel is or was in, and how long.
+
+    Attributes:
+        state: which.
+        began: when, in seconds since the epoch.
+        seconds: how long it lasted; None while it lasts.
+    """
+
+    state: KernelState
+    began: float
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
 class DeathReport:
     """Why a kernel is no more, or never came to be.
 
@@ -72,6 +89,7 @@ class DeathReport:
         stderr_tail: the last 40 lines that it wrote to stderr.
         phase: the state in which it died.
         reason: why cobnut ended it, or could not start it; empty where it died by itself.
+        out_of_memory: what shows that the system killed it for want of memory; empty where nothing does.
     """
 
     exit_code: int | None
@@ -79,11 +97,15 @@ class DeathReport:
     stderr_tail: str
     phase: KernelState
     reason: str = ""
+    out_of_memory: str = ""
 
     def __str__(self) -> str:
         if self.reason:
             return self.reason
-        return f"killed by {self.signal}" if self.signal else f"exit code {self.exit_code}"
+        end = f"killed by {self.signal}" if self.signal else f"exit code {self.exit_code}"
+        if not self.signal and self.exit_code is None:
+            end = "how it ended is not known"
+        return f"{end}: {self.out_of_memory}" if self.out_of_memory else end
 
 
 class Ready:
@@ -153,15 +175,24 @@ class Lifecycle:
 
     Args:
         on_change: is called with every new state, in order, while the state is locked: it must only take note.
+        clock: tells the seconds by which the phases are measured.
+
+    Attributes:
+        phases: where the kernel has been since its last start or restart was asked for; the last one is where it is.
     """
 
-    def __init__(self, on_change: Callable[[KernelState], object] = lambda _: None) -> None:
+    def __init__(
+        self, on_change: Callable[[KernelState], object] = lambda _: None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.phases: tuple[Phase, ...] = ()
         self.state: KernelState = KernelState.STOPPED
         self.ready: Ready = Ready()
         self.answered: Ready = Ready()
         self.death: DeathReport | None = None
         self._begun: bool = False
         self._on_change = on_change
+        self._clock = clock
+        self._entered: float = 0.0
         self._lock = threading.RLock()
 
     @property
@@ -192,6 +223,7 @@ class Lifecycle:
             self.require_settled("start")
             if self.is_running:
                 raise KernelError("The kernel runs already: restart it, or make another manager.")
+            self.phases = ()
             self._move(KernelState.QUEUED)
             return self._begin_life()
 
@@ -207,6 +239,7 @@ class Lifecycle:
             if not self._begun:
                 raise KernelError("The kernel cannot be restarted: it was never started.")
             self.answered.resolve(KernelStartCancelled("The kernel was restarted before it answered."))
+            self.phases = ()
             self._move(KernelState.RESTARTING)
             return self._begin_life()
 
@@ -288,6 +321,15 @@ class Lifecycle:
             self.answered.resolve(KernelStartCancelled("The start of the kernel was cancelled."))
             return True
 
+    def attach(self) -> None:
+        """A kernel that somebody else started is there, and answers. Raises as `begin_start` does."""
+        with self._lock:
+            ready = self.begin_start()
+            self.provision()
+            self.launched()
+            ready.resolve()
+            self.answer()
+
     def stopped(self) -> bool:
         """Nothing of the kernel is left; False where it was not stopping."""
         return self._advance(KernelState.STOPPED, KernelState.STOPPING)
@@ -310,7 +352,16 @@ class Lifecycle:
     def _move(self, state: KernelState) -> None:
         assert state in WAYS[self.state], f"no way leads from {self.state} to {state}"
         self.state = state
+        now = self._clock()
+        self.phases = _followed(self.phases, now - self._entered, Phase(state, time.time()))
+        self._entered = now
         self._on_change(state)
+
+
+def _followed(phases: tuple[Phase, ...], seconds: float, phase: Phase) -> tuple[Phase, ...]:
+    """End the last phase, if there is one, and begin another."""
+    ended = (*phases[:-1], replace(phases[-1], seconds=seconds)) if phases else ()
+    return (*ended, phase)
 
 
 def _obituary(report: DeathReport) -> str:

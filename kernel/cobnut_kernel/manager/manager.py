@@ -3,46 +3,24 @@
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
-from weakref import WeakSet
-
-from traitlets import (
-    CaselessStrEnum,
-    DottedObjectName,
-    Enum,
-    Float,
-    Instance,
-    TraitError,
-    Unicode,
-    default,
-    observe,
-    validate,
-)
-from traitlets.config import LoggingConfigurable
-from traitlets.utils.importstring import import_item
 
 from cobnut_kernel.errors import KernelError
-from cobnut_kernel.kernelspec import NATIVE_NAME, KernelSpec, KernelSpecManager
-from cobnut_kernel.manager.lifecycle import DeathReport, KernelState, Lifecycle, Ready
+from cobnut_kernel.manager.known import KnownKernel
+from cobnut_kernel.manager.restarter import Decision
 from cobnut_kernel.portal import Portal, PortalTask, join, settled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Mapping
+    from types import TracebackType
 
-    from cobnut_kernel.client.client import AsyncKernelClient
-    from cobnut_kernel.manager.life import KernelLife
-    from cobnut_kernel.protocol.connection import ConnectionInfo
+    from cobnut_kernel.manager.lifecycle import DeathReport, Ready
+    from cobnut_kernel.manager.start_queue import StartQueue
     from cobnut_kernel.provisioning.base import KernelProvisionerBase
 
-T = TypeVar("T")
 
-PENDING_POLICIES = ("raise", "wait", "cancel")
-"""What a stop does while the kernel's start or restart runs."""
-
-
-class AsyncKernelManager(LoggingConfigurable):
+class AsyncKernelManager(KnownKernel):
     """The manager of one kernel.
 
     Its methods may be awaited on asyncio or trio, from any thread; what they do happens on the portal's thread and
@@ -50,127 +28,31 @@ class AsyncKernelManager(LoggingConfigurable):
     by force. A kernel can be started again after it was stopped or has died.
 
     While a start or a restart is on its way (the kernel is pending) `restart_kernel` and `interrupt_kernel` raise
-    `PendingKernelError`, and `shutdown_kernel` does what `pending_shutdown` says.
-    """
+    `PendingKernelError`, and `shutdown_kernel` does what `pending_shutdown` says. A restart that nobody asked for,
+    after a death, holds nobody up: a stop cancels it, and `restart_kernel` waits for it.
 
-    kernel_name = Unicode(NATIVE_NAME, help="The name of the kernelspec.")
-    kernel_id = Unicode(help="The kernel's id; the first start gives it one.")
-    kernel_spec_manager = Instance(KernelSpecManager, help="Where kernelspecs are looked for.")
-    client_class = DottedObjectName(
-        "cobnut_kernel.client.client.AsyncKernelClient", config=True, help="The class of what `client` makes."
-    )
-    shutdown_wait_time = Float(
-        5.0, config=True, help="Seconds that a kernel may take to end: half after it is asked, half after SIGTERM."
-    )
-    startup_timeout = Float(60.0, config=True, help="Seconds after which a kernel that never answered is ended.")
-    transport_encryption = CaselessStrEnum(
-        ["disabled", "auto", "required"],
-        default_value="disabled",
-        config=True,
-        help="Whether what is sent on ports is encrypted (CURVE): never, where the kernelspec declares that the kernel"
-        " can, or always, on unix sockets too; with 'required' a kernel that cannot is not started.",
-    )
-    pending_shutdown = Enum(
-        PENDING_POLICIES,
-        default_value="raise",
-        config=True,
-        help="What shutdown_kernel does while the kernel is pending: raise, wait for the start, or cancel it.",
-    )
+    A kernel of somebody else's (`owns_kernel` false) is attached to, never started, stopped or restarted.
+
+    Attributes:
+        start_queue: where starts wait for their turn; None for starts at once.
+    """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._lock = threading.RLock()
-        self._portal: Portal | None = None
-        self._lifecycle = Lifecycle(self._note)
-        self._life: KernelLife | None = None
         self._rise: PortalTask[None] | None = None
         self._fall: PortalTask[None] | None = None
         self._promise: Ready | None = None
-        self._options: dict[str, Any] = {}
-        self._spec: KernelSpec | None = None
-        self._clients: WeakSet[AsyncKernelClient] = WeakSet()
-        self._callbacks: list[Callable[[AsyncKernelManager, KernelState], object]] = []
+        self.start_queue: StartQueue | None = None
+        self._restarts_itself: bool = False
 
-    @default("kernel_spec_manager")
-    def _default_kernel_spec_manager(self) -> KernelSpecManager:
-        return KernelSpecManager(parent=self)
+    async def __aenter__(self) -> Self:
+        return self
 
-    @validate("transport_encryption")
-    def _check_transport_encryption(self, proposal: dict[str, Any]) -> str:
-        if proposal["value"] != "disabled":
-            import zmq  # to import a manager is to need no socket yet
-
-            if not zmq.has("curve"):
-                raise TraitError("This zmq cannot encrypt: install pyzmq with CURVE, or leave it 'disabled'.")
-        return proposal["value"]
-
-    @observe("kernel_name")
-    def _on_kernel_name(self, change: dict[str, Any]) -> None:
-        self._spec = None
-        if change["new"] == "python":
-            self.kernel_name = NATIVE_NAME
-
-    # ── what is known ───────────────────────────────────────────────────────────────────────────────────────────────
-
-    @property
-    def state(self) -> KernelState:
-        """Where the kernel is on its way."""
-        return self._lifecycle.state
-
-    @property
-    def ready(self) -> Ready:
-        """The outcome of the last start, restart or stop.
-
-        A start is over when the process runs and its connection is known.
-        """
-        return self._lifecycle.ready
-
-    @property
-    def answered(self) -> Ready:
-        """The kernel's first answer over the wire; fails with its start, its death or its stop."""
-        return self._lifecycle.answered
-
-    @property
-    def death(self) -> DeathReport | None:
-        """Why the kernel is dead; None where it is not."""
-        return self._lifecycle.death
-
-    @property
-    def provisioner(self) -> KernelProvisionerBase | None:
-        """What provides the kernel's process; None before the first start."""
-        return self._life.provisioner if self._life is not None else None
-
-    @property
-    def connection_info(self) -> ConnectionInfo | None:
-        """Where the kernel is, or was, reached; None before the first start."""
-        return self._life.connection if self._life is not None else None
-
-    @property
-    def has_kernel(self) -> bool:
-        """Whether there is a process."""
-        provisioner = self.provisioner
-        return provisioner is not None and provisioner.has_process
-
-    @property
-    def kernel_spec(self) -> KernelSpec:
-        """The kernelspec of `kernel_name`.
-
-        Raises:
-            NoSuchKernel: there is none.
-        """
-        spec = self._spec
-        if spec is None:
-            spec = self._spec = self.kernel_spec_manager.get_kernel_spec(self.kernel_name)
-        return spec
-
-    def output_tail(self) -> str:
-        """Return the end of what the process wrote to stdout and stderr, raw: escape sequences are still in it."""
-        provisioner = self.provisioner
-        return provisioner.output_tail() if provisioner is not None else ""
-
-    async def is_alive(self) -> bool:
-        """Say whether the process runs."""
-        return self.has_kernel and await self._run(lambda life: life.is_alive())
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.shutdown_kernel()
 
     # ── start ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -187,19 +69,24 @@ class AsyncKernelManager(LoggingConfigurable):
             KernelStartError: it could not be started; nothing of the attempt is left.
             KernelStartCancelled: somebody stopped it meanwhile.
             PendingKernelError: it is starting, restarting or stopping already.
-            KernelError: it runs already.
+            KernelError: it runs already, or belongs to somebody else.
         """
-        await join(self.begin_start(**options))
+        await self.join_start(self.begin_start(**options))
 
     def begin_start(self, **options: Any) -> PortalTask[None]:
         """Begin what `start_kernel` does, and return at once; needs no loop. Raises as it does."""
+        self._require_ours("started")
         with self._lock:
-            self._portal = Portal.shared()
+            self._work.enter()
             ready = self._lifecycle.begin_start()
+            self._expect_deaths()
             self.kernel_id = options.pop("kernel_id", None) or self.kernel_id or str(uuid4())
             self.kernel_name = options.pop("kernel_name", None) or self.kernel_name
-            self._options = options
-            self._rise = self._begin(lambda life: life.start(ready, options))
+            if not self._choices.file_is_ours:
+                self.forget_connection()
+            self._launch_args = options
+            turn = self._turn = self.start_queue.join(str(self.kernel_id)) if self.start_queue is not None else None
+            self._rise = self._work.begin(lambda life: life.start(ready, options, turn))
             return self._rise
 
     async def restart_kernel(self, now: bool = False, newports: bool = False, **options: Any) -> None:
@@ -212,15 +99,52 @@ class AsyncKernelManager(LoggingConfigurable):
 
         Raises:
             PendingKernelError: it is starting, restarting or stopping.
-            KernelError: it was never started.
+            KernelError: it was never started, or belongs to somebody else.
             Exception: what `start_kernel` raises.
         """
+        task, is_ours = self.begin_restart(now=now, newports=newports, **options)
+        if is_ours:
+            await self.join_start(task)
+        else:  # it came back by itself before it was asked to
+            await settled(task)
+            task.result()
+
+    async def join_start(self, start: PortalTask[None]) -> None:
+        """Wait for a start or a restart; cancelling that undoes it, in the moment in which it has succeeded too.
+
+        Raises:
+            Exception: why it failed.
+        """
+        try:
+            await join(start)
+        except BaseException:
+            if not start.cancelled() and start.exception() is None and self.owns_kernel:
+                await self._undo_start()
+            raise
+
+    async def _undo_start(self) -> None:
+        import anyio  # late: who imports a manager need not wait for it
+
+        with anyio.CancelScope(shield=True):
+            await settled(self.begin_stop(now=True, pending="cancel")[0])
+
+    def begin_restart(
+        self, *, now: bool = False, newports: bool = False, **options: Any
+    ) -> tuple[PortalTask[None], bool]:
+        """Begin what `restart_kernel` does, and return at once; needs no loop. Raises as it does.
+
+        Returns:
+            The restart, and whether this call began it.
+        """
+        self._require_ours("restarted")
         with self._lock:
-            self._portal = Portal.shared()
+            if self._rise is not None and self._is_restarting_itself and not (newports or options):
+                return self._rise, False
             ready = self._lifecycle.begin_restart()
-            merged = self._options = {**self._options, **options}
-            self._rise = self._begin(lambda life: life.restart(ready, merged, now=now, newports=newports))
-        await join(self._rise)
+            self._expect_deaths()
+            self._launch_args = {**self._launch_args, **options}
+            self._rise = self._begin_restart(ready, now=now, newports=newports)
+            return self._rise, True
 
     def cancel_start(self) -> None:
         """Cancel the start or restart that is on its way; what it did is undone. Nothing happens where none is."""
@@ -228,7 +152,44 @@ class AsyncKernelManager(LoggingConfigurable):
             if self._lifecycle.is_beginning and self._rise is not None:
                 self._rise.cancel()
 
+    async def provisioner_info(self) -> dict[str, Any]:
+        """Return what another process needs to `adopt` the running kernel, as JSON has it; the key is in it.
+
+        Raises:
+            KernelError: no kernel is running.
+        """
+        info = await self._work.run(lambda life: life.provisioner_info())
+        return {"kernel_name": self.kernel_name, **info}
+
+    async def adopt(self, info: Mapping[str, Any]) -> None:
+        """Take over a running kernel that `provisioner_info` of another manager, or another process, has told of.
+
+        With `owns_kernel` it is this manager's from now on, to stop, to restart and to clear up after.
+
+        Raises:
+            KernelError: it is no more, or there is a kernel here already.
+            NoSuchKernel: its kernelspec is not known here.
+        """
+        with self._lock:
+            self._work.enter()
+            ready = self._lifecycle.begin_start()
+            self._expect_deaths()
+            self.kernel_id = info.get("kernel_id") or self.kernel_id or str(uuid4())
+            self.kernel_name = info.get("kernel_name") or self.kernel_name
+            self._rise = self._work.begin(lambda life: life.adopt(ready, info))
+        await join(self._rise)
+
+    def attach(self) -> None:
+        """Take a kernel of somebody else's, whose connection was loaded, for one that runs and answers."""
+        self._lifecycle.attach()
+
     # ── while it runs ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def is_alive(self) -> bool:
+        """Say whether the process runs; of a stranger's kernel that no provisioner knows it is taken for granted."""
+        if self.provisioner is None:
+            return not self.owns_kernel
+        return self.has_kernel and await self._work.run(lambda life: life.is_alive())
 
     async def interrupt_kernel(self) -> None:
         """Interrupt what the kernel does, by a signal or a message as its spec says; wait for its first answer before.
@@ -238,7 +199,7 @@ class AsyncKernelManager(LoggingConfigurable):
             KernelError: no kernel is running, or it died before it answered, or does not answer the request.
         """
         self._lifecycle.require_settled("interrupt")
-        await self._run(lambda life: life.interrupt())
+        await self._work.run(lambda life: life.interrupt())
 
     async def signal_kernel(self, signum: int) -> None:
         """Send a signal to the kernel's process group.
@@ -246,35 +207,15 @@ class AsyncKernelManager(LoggingConfigurable):
         Raises:
             KernelError: no kernel is running.
         """
-        await self._run(lambda life: life.signal(signum))
-
-    def client(self, **traits: Any) -> AsyncKernelClient:
-        """Make a client of the kernel, a party of its own; it is told when the kernel dies and when it is back.
-
-        Raises:
-            KernelError: the kernel's connection is not known yet.
-        """
-        client = self.create_client(**traits)
-        with self._lock:
-            self._clients.add(client)
-        return client
-
-    def add_state_callback(self, callback: Callable[[AsyncKernelManager, KernelState], object]) -> Callable[[], None]:
-        """Call back with every new state, in order, on the portal's thread: it must not wait. Returns the undo."""
-        self._callbacks.append(callback)
-
-        def undo() -> None:
-            with suppress(ValueError):
-                self._callbacks.remove(callback)
-
-        return undo
+        await self._work.run(lambda life: life.signal(signum))
 
     # ── stop ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:
         """Stop the kernel: interrupt it, ask it to end, then SIGTERM, then SIGKILL to its group.
 
-        While a stop runs this waits for that one, and with `now` kills at once. Nothing happens where no kernel is.
+        While a stop runs this waits for that one, and with `now` kills at once. Nothing happens where no kernel is, or
+        where it belongs to somebody else.
 
         Args:
             now: kill it at once.
@@ -290,6 +231,42 @@ class AsyncKernelManager(LoggingConfigurable):
         """Stop the kernel by SIGKILL to its group. Raises as `shutdown_kernel` does."""
         await self.shutdown_kernel(now=True)
 
+    async def request_shutdown(self, restart: bool = False) -> None:
+        """Ask the kernel to end, and do not wait for it; `finish_shutdown` does.
+
+        The stop is on its way from here on, and over when the process has ended, whoever waits.
+
+        Args:
+            restart: tell the kernel that another start follows, and keep its connection file.
+
+        Raises:
+            PendingKernelError: it is starting or restarting.
+        """
+        if self._begin_phases():
+            await settled(self._work.begin(lambda life: life.request_stop(restart=restart)))
+
+    async def finish_shutdown(
+        self, waittime: float | None = None, pollinterval: float = 0.1, restart: bool = False
+    ) -> None:
+        """Wait until the kernel has ended: after half the time it gets SIGTERM, after all of it SIGKILL.
+
+        Args:
+            waittime: in seconds, in place of `shutdown_wait_time`; the provisioner may want more.
+            pollinterval: not needed: the end is noticed when it comes.
+            restart: tell the provisioner that another start follows, and keep the connection file.
+
+        Raises:
+            PendingKernelError: the kernel is starting or restarting.
+        """
+        del pollinterval
+        if self._begin_phases():
+            await join(self._work.begin(lambda life: life.finish_stop(waittime, restart=restart)))
+
+    async def cleanup_resources(self, restart: bool = False) -> None:
+        """Release what a kernel that has ended used; again does nothing, nor does it while the kernel runs."""
+        if self.owns_kernel and self._work.life is not None and self._lifecycle.is_at_rest:
+            await self._work.run(lambda life: life.clean_up(restart=restart))
+
     def begin_stop(
         self, *, now: bool = False, restart: bool = False, pending: str | None = None
     ) -> tuple[PortalTask[None], bool]:
@@ -303,20 +280,25 @@ class AsyncKernelManager(LoggingConfigurable):
         Returns:
             The stop, and whether this call began it.
         """
+        if not self.owns_kernel:
+            return Portal.shared().start_soon(_nothing), True
         policy = pending or self.pending_shutdown
         with self._lock:
+            if self._is_restarting_itself:
+                policy = "cancel"
             if self._lifecycle.is_beginning:
                 if policy == "raise":
                     self._lifecycle.require_settled("stop")
                 if policy == "cancel":
                     self.cancel_start()
+            self.stop_restarter()
             if self._fall is not None and self._lifecycle.ready is self._promise and not self.ready.done():
-                if now and self._life is not None and self._portal is not None:
-                    self._portal.call_soon(self._life.hurry)
+                if now and self._work.life is not None:
+                    self._work.call_soon(self._work.life.hurry)
                 return self._fall, False
             waits = self._lifecycle.is_beginning and policy == "wait"
             promise = self._promise = self._lifecycle.await_stop() if waits else self._lifecycle.begin_stop()
-            self._fall = self._begin(lambda life: life.stop(promise, now=now, restart=restart))
+            self._fall = self._work.begin(lambda life: life.stop(promise, now=now, restart=restart))
             return self._fall, True
 
     # ── for the life ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -331,47 +313,64 @@ class AsyncKernelManager(LoggingConfigurable):
         from cobnut_kernel.provisioning.factory import KernelProvisionerFactory
 
         factory = KernelProvisionerFactory.instance(parent=self.parent)
-        return factory.create_provisioner_instance(self.kernel_id, self.kernel_spec, parent=self)
+        return factory.create_provisioner_instance(str(self.kernel_id), self.kernel_spec, parent=self)
 
-    def create_client(self, **traits: Any) -> AsyncKernelClient:
-        """Make a client that is not told of the kernel's death.
+    # ── after a death ───────────────────────────────────────────────────────────────────────────────────────────────
 
-        Raises:
-            KernelError: the kernel's connection is not known yet.
-        """
-        info = self.connection_info
-        if info is None:
-            raise KernelError("The kernel's connection is not known yet: start it and await `ready`.")
-        return import_item(self.client_class)(connection_info=info, parent=self, **traits)
+    @property
+    def _is_restarting_itself(self) -> bool:
+        return self._restarts_itself and self._lifecycle.is_beginning
 
-    def known_clients(self) -> list[AsyncKernelClient]:
-        """List the clients to tell of the kernel's death."""
+    def judge(self, death: DeathReport, provisioner: KernelProvisionerBase) -> Decision:
+        """Decide whether the kernel is restarted."""
+        if not (self.autorestart and self.owns_kernel):
+            return Decision(restarts=False, reason="nobody asked for it", death=death)
+        stable_start_time = self.restarter.stable_start_time
+        try:
+            stable_start_time = provisioner.get_stable_start_time(stable_start_time)
+        except Exception:  # a provisioner of somebody else's must not keep a death from being told
+            self.log.exception("The provisioner of kernel %s does not say when a start is stable", self.kernel_id)
+        return self.restarter.judge(death, stable_start_time)
+
+    def note_death(self, death: DeathReport, decision: Decision) -> None:
+        """Take note of a death, restart the kernel if that was decided, and say what happens; on the portal."""
         with self._lock:
-            return list(self._clients)
+            if not self._lifecycle.die(death) or self._work.is_over:  # it is stopped or restarted, or all ends
+                return
+            if decision.restarts:
+                ready = self._lifecycle.begin_restart()
+                self._restarts_itself = True
+                self._rise = self._begin_restart(ready, now=True, newports=decision.newports)
+                self._rise.add_done_callback(self.restarter.note_outcome)
+        self.restarter.announce(decision)
 
-    def _begin(self, work: Callable[[KernelLife], Coroutine[Any, Any, T]]) -> PortalTask[T]:
-        portal = Portal.shared()
-        return portal.start_soon(self._on_portal, portal, work)
+    def _expect_deaths(self) -> None:
+        """Begin to watch over a kernel that somebody has asked for."""
+        self._restarts_itself = False
+        self.restarter.forget()
+        self.start_restarter()
 
-    async def _run(self, work: Callable[[KernelLife], Coroutine[Any, Any, T]]) -> T:
-        portal = Portal.shared()
-        return await portal.run(self._on_portal, portal, work)
+    # ── on the portal ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _on_portal(self, portal: Portal, work: Callable[[KernelLife], Coroutine[Any, Any, T]]) -> T:
-        from cobnut_kernel.manager.life import KernelLife  # with asyncio: on the portal's thread, not on import
+    def _begin_restart(self, ready: Ready, *, now: bool, newports: bool) -> PortalTask[None]:
+        self._work.enter()
+        options = self._launch_args
+        return self._work.begin(lambda life: life.restart(ready, options, now=now, newports=newports))
 
-        if self._life is None or self._life.portal is not portal:  # its portal has ended, and the kernel with it
-            self._life = KernelLife(self, self._lifecycle, portal)
-        return await work(self._life)
+    def _begin_phases(self) -> bool:
+        """Begin a stop that is carried out phase by phase; False where there is nothing to stop."""
+        with self._lock:
+            if not self.owns_kernel or self._lifecycle.is_at_rest:
+                return False
+            if self._lifecycle.is_beginning:
+                self._lifecycle.require_settled("stop")
+            self.stop_restarter()
+            self._lifecycle.begin_stop()
+            return True
 
-    def _note(self, state: KernelState) -> None:
-        with suppress(RuntimeError):  # the portal is ending, and with it all who listened
-            if self._portal is not None:
-                self._portal.call_soon(self._announce, state)
+    def _require_ours(self, wish: str) -> None:
+        if not self.owns_kernel:
+            raise KernelError(f"The kernel cannot be {wish}: it belongs to somebody else.")
 
-    def _announce(self, state: KernelState) -> None:
-        for callback in tuple(self._callbacks):
-            try:
-                callback(self, state)
-            except Exception:  # the others hear of it nevertheless
-                self.log.exception("A state callback of kernel %s failed", self.kernel_id)
+
+async def _nothing() -> None: ...

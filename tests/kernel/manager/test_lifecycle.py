@@ -163,6 +163,44 @@ def test_a_stopped_kernel_can_be_restarted_and_a_new_one_cannot() -> None:
     assert lifecycle.state is RESTARTING
 
 
+def test_phases_tell_where_the_kernel_has_been_and_how_long() -> None:
+    """The last one is where it is and has no length yet; the next start or restart begins another list."""
+    now = [100.0]
+    lifecycle = Lifecycle(clock=lambda: now[0])
+    assert lifecycle.phases == ()
+    for verb, seconds in (("begin_start", 1.0), ("provision", 2.0), ("launched", 4.0), ("answer", 8.0)):
+        VERBS[verb](lifecycle)
+        now[0] += seconds
+    told = [(phase.state, phase.seconds) for phase in lifecycle.phases]
+    assert told == [(QUEUED, 1.0), (PROVISIONING, 2.0), (STARTING, 4.0), (READY, None)]
+    began = [phase.began for phase in lifecycle.phases]
+    assert began == sorted(began)
+    assert began[0] > 1.6e9
+    lifecycle.begin_restart()
+    assert [phase.state for phase in lifecycle.phases] == [RESTARTING]
+    lifecycle.cancel()
+    assert [phase.state for phase in lifecycle.phases] == [RESTARTING, STOPPED]
+    lifecycle.begin_start()
+    assert [phase.state for phase in lifecycle.phases] == [QUEUED]
+
+
+def test_phases_are_up_to_date_when_a_change_is_told() -> None:
+    """Whoever is told of a state finds it in the phases."""
+    seen: list[KernelState] = []
+    lifecycle = Lifecycle(lambda _: seen.append(lifecycle.phases[-1].state))
+    for verb in PATHS[STOPPING]:
+        VERBS[verb](lifecycle)
+    assert seen == [QUEUED, PROVISIONING, STARTING, READY, STOPPING]
+
+
+def test_a_strangers_kernel_is_there_at_once() -> None:
+    """Nothing of it is started here: its futures are over, and it can be talked to."""
+    lifecycle = Lifecycle()
+    lifecycle.attach()
+    assert lifecycle.state is READY
+    assert lifecycle.ready.result() is lifecycle.answered.result() is None
+
+
 # ── futures ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -265,6 +303,9 @@ def test_a_report_says_how_it_ended() -> None:
     assert str(DeathReport(None, "SIGSEGV", "", READY)) == "killed by SIGSEGV"
     assert str(DeathReport(3, None, "", READY)) == "exit code 3"
     assert str(DeathReport(None, "SIGKILL", "", STARTING, "it did not answer")) == "it did not answer"
+    memory = DeathReport(None, "SIGKILL", "", READY, out_of_memory="out of memory at 512 MiB")
+    assert str(memory) == "killed by SIGKILL: out of memory at 512 MiB"
+    assert str(DeathReport(None, None, "", READY)) == "how it ended is not known"
 
 
 def test_many_threads_see_one_order() -> None:

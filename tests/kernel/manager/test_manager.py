@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import threading
+from itertools import pairwise
 from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +27,10 @@ from cobnut_kernel.errors import (
     PendingKernelError,
 )
 from cobnut_kernel.kernelspec import KernelSpec, KernelSpecManager
-from cobnut_kernel.manager import life
+from cobnut_kernel.manager import answering, stopping
 from cobnut_kernel.manager.lifecycle import KernelState
 from cobnut_kernel.manager.manager import AsyncKernelManager
-from cobnut_kernel.portal import Portal
+from cobnut_kernel.portal import Portal, settled
 from cobnut_kernel.provisioning.local import LocalProvisioner
 
 if TYPE_CHECKING:
@@ -153,7 +154,6 @@ def broken(tmp_path: Path) -> dict[str, tuple[KernelSpec | None, dict[str, Any],
         "no spec": (None, {}, NoSuchKernel, "no kernel named 'broken'"),
         "no provisioner": (KernelSpec(argv=["x"], metadata=missing), {}, NoSuchKernel, "provisioner 'slurm'"),
         "odd option": (good, {"colour": "blue"}, KernelStartError, "colour"),
-        "independent": (good, {"independent": True}, KernelStartError, "not supported yet"),
         "no encryption": (good, {"transport_encryption": "required"}, KernelStartError, "'broken' must be encrypted"),
     }
 
@@ -205,8 +205,8 @@ async def test_a_full_disk_fails_the_start(make_manager: MakeManager, monkeypatc
 
     manager = make_manager()
     with monkeypatch.context() as patch:
-        patch.setattr("cobnut_kernel.provisioning.local.write_connection_file", disk_full)
-        with pytest.raises(KernelStartError, match=r"could not be started: .*No space left on device"):
+        patch.setattr("cobnut_kernel.provisioning.files.write_connection_file", disk_full)
+        with pytest.raises(KernelStartError, match=r"connection file .* cannot be written: No space left"):
             await manager.start_kernel()
     assert files() == []
 
@@ -295,7 +295,7 @@ async def test_a_kernel_that_is_busy_with_others_is_up(make_manager: MakeManager
 
 async def test_a_kernel_is_asked_on_both_channels(make_manager: MakeManager, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is busy on shell may answer on control."""
-    monkeypatch.setattr(life, "ASK_AGAIN", 0.02)
+    monkeypatch.setattr(answering, "ASK_AGAIN", 0.02)
     manager = make_manager("shy")
     await manager.start_kernel()
     await manager.answered
@@ -564,7 +564,7 @@ async def test_a_process_that_cannot_be_killed_keeps_nobody_waiting(
     make_manager: MakeManager, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A process that hangs in the system is given up after a while, with a warning."""
-    monkeypatch.setattr(life, "KILL_TIME", 0.05)
+    monkeypatch.setattr(stopping, "KILL_TIME", 0.05)
     manager = make_manager()
     await manager.start_kernel()
     pid = pid_of(manager)
@@ -597,6 +597,53 @@ async def test_a_failing_cleanup_is_logged_and_the_stop_ends(
     assert "failed to clean up" in caplog.text
     assert manager.provisioner is not None
     await Portal.shared().run(manager.provisioner.cleanup)
+
+
+class Rebellious(LocalProvisioner):
+    """A provisioner that fails at whatever it is asked to do, once its kernel runs."""
+
+    async def _fail(self, *_: object, **__: object) -> Any:
+        raise LookupError("of the test")
+
+    def _fail_at_once(self, *_: object, **__: object) -> Any:
+        raise LookupError("of the test")
+
+    shutdown_requested = terminate = cleanup = _fail
+    get_shutdown_wait_time = get_stable_start_time = _fail_at_once
+
+
+class RebelliousManager(AsyncKernelManager):
+    """A manager whose provisioner fails."""
+
+    def create_provisioner(self) -> Rebellious:
+        """Make it."""
+        return Rebellious(kernel_id=self.kernel_id, kernel_spec=self.kernel_spec, parent=self)
+
+
+@pytest.mark.parametrize("end", ["stop", "death", "restart"])
+async def test_a_provisioner_that_fails_keeps_no_end_from_its_end(
+    make_manager: MakeManager, end: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What fails is logged, the next step follows: a stop ends in a kill, a death is told, the manager goes on."""
+    manager = make_manager(manager_class=RebelliousManager, shutdown_wait_time=0.1, autorestart=True)
+    await manager.start_kernel()
+    await manager.answered
+    pid, ready = pid_of(manager), manager.ready
+    if end == "death":
+        os.kill(pid, signal.SIGKILL)
+        await eventually(lambda: manager.ready is not ready)
+        await manager.answered
+        assert "does not say when a start is stable" in caplog.text
+    elif end == "restart":
+        await manager.restart_kernel()
+        await manager.answered
+    await manager.shutdown_kernel()
+    assert (manager.state, manager.has_kernel, manager.ready.result()) == (KernelState.STOPPED, False, None)
+    assert not psutil.pid_exists(pid)
+    for step in ("ask it to end", "terminate it", "clean up"):
+        assert f"failed to {step}" in caplog.text
+    assert manager.provisioner is not None
+    await Portal.shared().run(LocalProvisioner.cleanup, manager.provisioner)
 
 
 async def test_the_end_of_the_portal_ends_the_kernel(make_manager: MakeManager) -> None:
@@ -674,6 +721,29 @@ async def test_a_start_is_cancelled_by_anybody(gated: AsyncKernelManager, gate: 
     assert gated.state is KernelState.STOPPED
     assert nothing_is_left(gated)
     gated.cancel_start()
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_a_start_that_is_cancelled_in_its_last_moment_is_undone(
+    make_manager: MakeManager, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    """Although it had succeeded: who was cancelled finds no kernel, after a restart neither."""
+    manager = make_manager()
+    if again:
+        await manager.start_kernel()
+    scope = anyio.CancelScope()
+
+    async def join_too_late(future: Any) -> None:
+        await settled(future)
+        scope.cancel()
+        await anyio.lowlevel.checkpoint()
+
+    monkeypatch.setattr("cobnut_kernel.manager.manager.join", join_too_late)
+    with scope:
+        await (manager.restart_kernel() if again else manager.start_kernel())
+    assert scope.cancelled_caught
+    assert manager.state is KernelState.STOPPED
+    assert nothing_is_left(manager)
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -868,3 +938,186 @@ def test_kernel_name_python_means_python3() -> None:
     assert manager.kernel_spec.name == "python3"
     manager.kernel_name = "cobnut"
     assert manager.kernel_spec.name == "cobnut"
+
+
+# ── stop, phase by phase ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_a_stop_can_be_made_phase_by_phase(make_manager: MakeManager, tiny: Tiny, anyio_backend: str) -> None:
+    """Asked to end, waited for, cleared up after: the documented calls, one by one, do what the one call does."""
+    del anyio_backend
+    manager = make_manager()
+    await manager.start_kernel()
+    await manager.answered
+    await manager.request_shutdown()
+    stopped = manager.ready
+    assert tiny.heard() == ["interrupt_request", "shutdown_request"]
+    assert manager.state in {KernelState.STOPPING, KernelState.STOPPED}
+    await manager.finish_shutdown()
+    assert manager.ready is stopped
+    assert (stopped.result(), manager.state, manager.death, files()) == (None, KernelState.STOPPED, None, [])
+    await manager.cleanup_resources()
+    await manager.finish_shutdown()
+    await manager.request_shutdown()
+    await manager.start_kernel()
+    await manager.answered
+    await manager.shutdown_kernel()
+    await manager.cleanup_resources()
+
+
+async def test_a_kernel_that_was_asked_to_end_is_cleared_up_after_by_itself(make_manager: MakeManager) -> None:
+    """Whoever asked need not wait: when the process has ended nothing is left, and `ready` tells of it."""
+    manager = make_manager()
+    await manager.start_kernel()
+    await manager.answered
+    async with manager.client() as client:
+        await manager.request_shutdown()
+        await manager.ready
+        with pytest.raises(KernelDiedError, match="stopped"):
+            await client.run("x").reply()
+    assert (manager.state, manager.has_kernel, files()) == (KernelState.STOPPED, False, [])
+
+
+@pytest.mark.parametrize(
+    ("habits", "heard", "last", "waittime"),
+    [(("deaf",), ["interrupt_request", "shutdown_request", "SIGTERM"], 0, 3.0), (("deaf", "sturdy"), None, -9, 0.2)],
+)
+async def test_finishing_gets_more_resolute(
+    make_manager: MakeManager, tiny: Tiny, habits: tuple[str, ...], heard: list[str] | None, last: int, waittime: float
+) -> None:
+    """Half of the time for the request, half for SIGTERM, then SIGKILL to the group."""
+    manager = make_manager(*habits, "parent", shutdown_wait_time=3600)
+    await manager.start_kernel()
+    await manager.answered
+    child, provisioner = tiny.child(), manager.provisioner
+    assert provisioner is not None
+    await manager.request_shutdown()
+    await manager.finish_shutdown(waittime, pollinterval=0.1)
+    assert heard in (None, tiny.heard())
+    assert await Portal.shared().run(provisioner.poll) == last
+    await eventually(lambda: not is_running(child))
+    assert manager.state is KernelState.STOPPED
+
+
+async def test_a_stop_goes_on_where_a_request_has_begun(make_manager: MakeManager) -> None:
+    """After a request that is not heard the one call ends the kernel, at once if it shall."""
+    manager = make_manager("deaf", "sturdy", shutdown_wait_time=3600)
+    await manager.start_kernel()
+    await manager.answered
+    await manager.request_shutdown()
+    assert manager.state is KernelState.STOPPING
+    with pytest.raises(PendingKernelError):
+        await manager.restart_kernel()
+    await manager.cleanup_resources()
+    assert manager.has_kernel
+    await manager.shutdown_kernel(now=True)
+    assert (manager.state, files()) == (KernelState.STOPPED, [])
+
+
+class Flags(LocalProvisioner):
+    """Notes what it is told of the start that follows."""
+
+    told: list[tuple[str, bool]]
+
+    async def shutdown_requested(self, restart: bool = False) -> None:
+        """Note it."""
+        self.told.append(("requested", restart))
+
+    async def terminate(self, restart: bool = False) -> None:
+        """Note it."""
+        self.told.append(("terminate", restart))
+        await super().terminate(restart)
+
+    async def kill(self, restart: bool = False) -> None:
+        """Note it."""
+        self.told.append(("kill", restart))
+        await super().kill(restart)
+
+    async def cleanup(self, restart: bool = False) -> None:
+        """Note it."""
+        self.told.append(("cleanup", restart))
+        await super().cleanup(restart)
+
+
+class FlagsManager(AsyncKernelManager):
+    """A manager whose provisioner notes what it is told."""
+
+    def create_provisioner(self) -> Flags:
+        """Make it."""
+        made = Flags(kernel_id=self.kernel_id, kernel_spec=self.kernel_spec, parent=self)
+        made.told = []
+        return made
+
+
+@pytest.mark.parametrize("way", ["restart", "stop", "phases"])
+async def test_a_provisioner_is_told_that_another_start_follows(make_manager: MakeManager, way: str) -> None:
+    """In every phase of the way down, where a restart follows (#1061)."""
+    manager = make_manager("deaf", "sturdy", manager_class=FlagsManager, shutdown_wait_time=0.1)
+    await manager.start_kernel()
+    await manager.answered
+    provisioner = manager.provisioner
+    assert isinstance(provisioner, Flags)
+    if way == "restart":
+        await manager.restart_kernel()
+    elif way == "stop":
+        await manager.shutdown_kernel(restart=True)
+    else:
+        await manager.request_shutdown(restart=True)
+        await manager.finish_shutdown(restart=True)
+    steps = ("requested", "terminate", "kill", "cleanup")
+    assert provisioner.told == [(step, True) for step in steps]
+    await manager.shutdown_kernel(now=True)
+    await manager.cleanup_resources()
+    assert provisioner.told[-1] == ("cleanup", False)
+    assert files() == []
+
+
+async def test_phases_are_refused_while_the_kernel_starts(gated: AsyncKernelManager, gate: Gate) -> None:
+    """As a stop is that may not wait."""
+    gated.begin_start()
+    gate.reached.wait()
+    for wish in (gated.request_shutdown, gated.finish_shutdown):
+        with pytest.raises(PendingKernelError):
+            await wish()
+    await gated.cleanup_resources()
+    gate.open()
+    await gated.answered
+    await gated.shutdown_kernel(now=True)
+
+
+# ── events ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_events_tell_of_every_phase_twice(make_manager: MakeManager) -> None:
+    """When it begins, and with its length when it is over: in order, on the portal's thread, until taken back."""
+    manager = make_manager()
+    events: list[tuple[str, bool]] = []
+    undo = manager.add_event_callback(lambda _, phase: events.append((str(phase.state), phase.seconds is not None)))
+    await manager.start_kernel()
+    await manager.answered
+    assert [phase.state for phase in manager.phases] == ["queued", "provisioning", "starting", "ready"]
+    assert all(phase.seconds is not None for phase in manager.phases[:-1])
+    await manager.shutdown_kernel(now=True)
+    states = ["queued", "provisioning", "starting", "ready", "stopping", "stopped"]
+    expected = [("queued", False)]
+    for before, after in pairwise(states):
+        expected += [(before, True), (after, False)]
+    await eventually(lambda: events == expected, str(events))
+    undo()
+    await manager.start_kernel()
+    await manager.shutdown_kernel(now=True)
+    assert events == expected
+
+
+# ── as a block ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_a_manager_can_be_entered(make_manager: MakeManager, anyio_backend: str) -> None:
+    """What was started meanwhile is stopped at the end of the block."""
+    del anyio_backend
+    async with make_manager() as manager:
+        await manager.start_kernel()
+        assert manager.resolve_path("x") is not None
+    assert manager.state is KernelState.STOPPED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
+import zmq
 from tests.kernel.leftovers import eventually
 from tests.kernel.manager.conftest import Gate, GatedManager, Tiny
 from traitlets.config import Config
@@ -21,11 +23,14 @@ from cobnut_kernel.errors import (
     PendingKernelError,
 )
 from cobnut_kernel.kernelspec import KernelSpec, KernelSpecManager
-from cobnut_kernel.manager.lifecycle import KernelState
+from cobnut_kernel.manager.lifecycle import KernelState, Phase
 from cobnut_kernel.manager.manager import AsyncKernelManager
 from cobnut_kernel.manager.multi import AsyncMultiKernelManager
+from cobnut_kernel.protocol.messages import Channel
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cobnut_kernel.provisioning.base import KernelProvisionerBase
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("runtime")]
@@ -257,6 +262,71 @@ def test_a_thread_without_a_loop_starts_a_kernel_soon(make_multi: MakeMulti) -> 
     assert len(multi) == 0
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_pending_kernels_are_awaited_on_any_loop_and_in_any_thread(
+    make_multi: MakeMulti, anyio_backend: str
+) -> None:
+    """The same `ready` is awaited by tasks and blocked on by a thread; a restart and a stop have theirs."""
+    del anyio_backend
+    multi = make_multi(use_pending_kernels=True)
+    multi.gate = Gate("launched")
+    kernel_id = await multi.start_kernel()
+    manager = multi.get_kernel(kernel_id)
+    outcomes: list[object] = []
+
+    async def wait() -> None:
+        outcomes.append(await manager.ready)
+
+    async def block() -> None:
+        outcomes.append(await anyio.to_thread.run_sync(manager.ready.result))
+
+    async with anyio.create_task_group() as tasks:
+        for waiting in (wait, block, wait):
+            tasks.start_soon(waiting)
+        await anyio.to_thread.run_sync(multi.gate.reached.wait)
+        assert (outcomes, manager.ready.done()) == ([], False)
+        multi.gate.open()
+    assert outcomes == [None, None, None]
+    await multi.restart_kernel(kernel_id, now=True)
+    assert manager.ready.result() is None
+    await multi.shutdown_kernel(kernel_id)
+    await manager.ready
+    assert manager.state is KernelState.STOPPED
+    await eventually(lambda: len(multi) == 0)
+
+
+async def test_a_pending_shutdown_is_joined_and_hurried(make_multi: MakeMulti) -> None:
+    """While it stops a second shutdown joins the first, and one that shall be now kills at once; neither raises."""
+    multi = make_multi(use_pending_kernels=True)
+    kernel_id = await multi.start_kernel(kernel_name="stubborn")
+    manager = multi.get_kernel(kernel_id)
+    manager.shutdown_wait_time = 3600
+    await manager.answered
+    await multi.shutdown_kernel(kernel_id)
+    stop = manager.ready
+    await multi.shutdown_kernel(kernel_id)
+    assert (manager.ready is stop, stop.done()) == (True, False)
+    await multi.kill_kernel(kernel_id)
+    assert manager.ready is stop
+    await stop
+    await eventually(lambda: kernel_id not in multi)
+
+
+async def test_waiting_for_a_pending_start_before_the_stop(make_multi: MakeMulti) -> None:
+    """With `wait` a shutdown returns at once, the start comes to its end, then the kernel is stopped."""
+    multi = make_multi(use_pending_kernels=True, pending_shutdown="wait")
+    multi.gate = Gate("launched")
+    manager = multi.get_kernel(await multi.start_kernel())
+    await anyio.to_thread.run_sync(multi.gate.reached.wait)
+    started = manager.ready
+    await multi.shutdown_kernel(str(manager.kernel_id))
+    assert (manager.ready is started, manager.state) == (False, KernelState.PROVISIONING)
+    multi.gate.open()
+    assert await started is None
+    await manager.ready
+    await eventually(lambda: len(multi) == 0)
+
+
 # ── all of them ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -345,7 +415,7 @@ async def test_a_start_that_hangs_is_cancelled_at_the_deadline(make_multi: MakeM
 
 async def test_nothing_to_stop_is_no_error(make_multi: MakeMulti) -> None:
     """Without kernels, and with dead ones, all are stopped at once."""
-    multi = make_multi()
+    multi = make_multi(autorestart=False)
     await multi.shutdown_all()
     manager = multi.get_kernel(await multi.start_kernel())
     await manager.answered
@@ -353,6 +423,148 @@ async def test_nothing_to_stop_is_no_error(make_multi: MakeMulti) -> None:
     await manager.signal_kernel(9)
     await eventually(lambda: manager.state is KernelState.DEAD)
     await multi.shutdown_all()
+    assert len(multi) == 0
+
+
+# ── by their ids ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_kernel_is_stopped_phase_by_phase_by_its_id(make_multi: MakeMulti) -> None:
+    """The documented calls leave it on the list: whoever makes them removes it."""
+    multi = make_multi()
+    kernel_id = await multi.start_kernel()
+    manager = multi.get_kernel(kernel_id)
+    await manager.answered
+    await multi.request_shutdown(kernel_id)
+    await multi.finish_shutdown(kernel_id, 5.0, 0.1)
+    await multi.cleanup_resources(kernel_id)
+    assert (manager.state, manager.has_kernel, multi.list_kernel_ids()) == (KernelState.STOPPED, False, [kernel_id])
+    assert multi.remove_kernel(kernel_id) is manager
+    for wish in (multi.request_shutdown, multi.finish_shutdown, multi.cleanup_resources, multi.kill_kernel):
+        with pytest.raises(KeyError):
+            await wish(kernel_id)
+
+
+async def test_events_of_all_kernels_come_with_their_ids(make_multi: MakeMulti) -> None:
+    """Every phase when it begins, and again with its length; who takes his callback back hears no more."""
+    multi = make_multi()
+    events: list[tuple[str, str]] = []
+    lengths: list[float] = []
+
+    def note(kernel_id: str, phase: Phase) -> None:
+        if phase.seconds is None:
+            events.append((kernel_id, str(phase.state)))
+        else:
+            lengths.append(phase.seconds)
+
+    undo = multi.add_event_callback(note)
+    for kernel_id in ("a", "b"):
+        await multi.start_kernel(kernel_id=kernel_id)
+        await multi.get_kernel(kernel_id).answered
+        await multi.kill_kernel(kernel_id)
+    states = ("queued", "provisioning", "starting", "ready", "stopping", "stopped")
+    expected = [(kernel_id, state) for kernel_id in ("a", "b") for state in states]
+    await eventually(lambda: events == expected, str(events))
+    assert len(lengths) == 10
+    assert all(seconds >= 0 for seconds in lengths)
+    undo()
+    await multi.kill_kernel(await multi.start_kernel(kernel_id="c"))
+    assert events == expected
+
+
+async def test_kernels_that_die_are_restarted_by_default(make_multi: MakeMulti) -> None:
+    """As documented; callbacks are added and removed by id, and the trait switches it off for all."""
+    multi = make_multi()
+    told: list[str] = []
+    kernel_id = await multi.start_kernel()
+    manager = multi.get_kernel(kernel_id)
+
+    def unwanted() -> None:
+        told.append("unwanted")
+
+    multi.add_restart_callback(kernel_id, lambda: told.append("restart"))
+    multi.add_restart_callback(kernel_id, unwanted, "restart")
+    multi.remove_restart_callback(kernel_id, unwanted)
+    await manager.answered
+    ready = manager.ready
+    await multi.signal_kernel(kernel_id, 9)
+    await eventually(lambda: manager.ready is not ready)
+    await manager.answered
+    await eventually(lambda: told == ["restart"])
+    multi.autorestart = False
+    other = multi.get_kernel(await multi.start_kernel())
+    assert (manager.autorestart, other.autorestart) == (True, False)
+    await multi.shutdown_all()
+    with pytest.raises(KeyError):
+        multi.add_restart_callback(kernel_id, unwanted)
+
+
+async def test_a_kernels_connection_is_known_by_its_id(make_multi: MakeMulti) -> None:
+    """Its fields, and sockets to each of its channels, of the context that was given; whoever asked closes them."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    multi = make_multi(context=context)
+    kernel_id = await multi.start_kernel()
+    info = multi.get_connection_info(kernel_id)
+    connection = multi.get_kernel(kernel_id).connection_info
+    assert connection is not None
+    assert (info["ip"], info["key"]) == (connection.ip, connection.key)
+    for channel in ("shell", "iopub", "stdin", "control", "hb"):
+        made = getattr(multi, f"connect_{channel}")(kernel_id)
+        assert made.LAST_ENDPOINT.decode().rstrip("\0") == connection.url(Channel(channel))
+        made.close()
+    context.term()
+    multi.update_env(kernel_id="nobody", env={"X": "1"})
+    await multi.shutdown_all()
+
+
+async def test_the_environment_of_the_next_restart_can_be_changed(make_multi: MakeMulti) -> None:
+    """By the kernel's id, where the start was given one."""
+    multi = make_multi()
+    multi.kernel_spec_manager.extra_specs = {"shown": KernelSpec(argv=["sh", "-c", 'echo "$X"; exec sleep 60'])}
+    kernel_id = await multi.start_kernel(kernel_name="shown", env={**os.environ, "X": "1"})
+    manager = multi.get_kernel(kernel_id)
+    await eventually(lambda: manager.output_tail() == "1\n")
+    multi.update_env(kernel_id=kernel_id, env={"X": "2"})
+    await multi.restart_kernel(kernel_id, now=True)
+    await eventually(lambda: manager.output_tail() == "2\n", manager.output_tail())
+    await multi.shutdown_all(now=True)
+
+
+class Hooked(AsyncMultiKernelManager):
+    """A multi-kernel manager that has its own ideas of names and ids."""
+
+    def new_kernel_id(self, **options: Any) -> str:
+        """Make one of the options."""
+        return f"{options['kernel_name']}-{len(self)}"
+
+    def pre_start_kernel(self, kernel_name: str | None, kwargs: dict[str, Any]) -> tuple[AsyncKernelManager, str, str]:
+        """Take what is not for the start."""
+        mark = kwargs.pop("mark")
+        manager, name, kernel_id = super().pre_start_kernel(kernel_name, kwargs)
+        manager.shutdown_wait_time = mark
+        return manager, name, kernel_id
+
+
+async def test_the_hooks_of_a_start_are_called(tiny: Tiny, tmp_path: Path) -> None:
+    """A subclass decides about the id and takes part in every start; connection files lie where that is asked for."""
+    specs = KernelSpecManager(extra_specs={"tiny": tiny.spec()}, kernel_dirs=[])
+    folder = tmp_path / "files"
+    folder.mkdir(mode=0o700)
+    multi = Hooked(kernel_spec_manager=specs, default_kernel_name="tiny", connection_dir=str(folder))
+    assert await multi.start_kernel(mark=7) == "tiny-0"
+    assert await multi.start_kernel(mark=8, kernel_id="mine") == "mine"
+    assert [multi.get_kernel(each).shutdown_wait_time for each in multi.list_kernel_ids()] == [7, 8]
+    assert sorted(path.name for path in folder.iterdir()) == ["kernel-mine.json", "kernel-tiny-0.json"]
+    await multi.shutdown_all()
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_a_multi_kernel_manager_can_be_entered(make_multi: MakeMulti, anyio_backend: str) -> None:
+    """What was started meanwhile is stopped at the end of the block."""
+    del anyio_backend
+    async with make_multi() as multi:
+        await multi.start_kernel()
     assert len(multi) == 0
 
 

@@ -18,7 +18,7 @@ from cobnut_kernel.connection_files import OwnerDirectory, load_connection_file
 from cobnut_kernel.errors import KernelDiedError, KernelStartCancelled, KernelStartError, PendingKernelError
 from cobnut_kernel.manager.lifecycle import KernelState
 from cobnut_kernel.portal import Portal
-from cobnut_kernel.provisioning import local
+from cobnut_kernel.provisioning import ports as kernel_ports
 from cobnut_kernel.provisioning.local import LocalProvisioner
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def process_of(manager: AsyncKernelManager) -> psutil.Process | None:
 
 def nothing_is_left(manager: AsyncKernelManager) -> bool:
     """Whether neither process nor file nor promised port is there."""
-    return (manager.has_kernel, files(), local._taken_ports) == (False, [], set())
+    return (manager.has_kernel, files(), kernel_ports.promised) == (False, [], set())
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
@@ -78,7 +78,7 @@ async def test_a_kernel_that_registers_is_known_when_its_start_is_over(
     assert load_connection_file(file_of(manager)) == info
     assert info.extra == {"jupyter_session": "book.ipynb"}
     assert (file_of(manager).stat().st_mode & 0o777, info.kernel_name) == (0o600, "tiny")
-    assert {port for port in ports if port in local._taken_ports} == set(ports)
+    assert {port for port in ports if port in kernel_ports.promised} == set(ports)
     stock = await anyio.run_process([sys.executable, "-c", STOCK_CLIENT, str(file_of(manager))], stderr=None)
     assert stock.stdout == b"ok\n"
     await manager.answered
