@@ -111,6 +111,25 @@ async def test_a_session_is_told_once_per_frame(manager: Any) -> None:
 
 
 @pytest.mark.anyio
+async def test_what_is_lost_for_good_is_told(manager: Any) -> None:
+    """Where the kernel cannot say again what was missed, a line tells how much that was, and why."""
+    kernels = Kernels(manager)
+    session = kernels.add(manager.start_soon(kernel_name="cobnut"), "cobnut", "scratch")
+    kernel = manager.kernels[session.kernel_id]
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(kernels.run)
+        with anyio.fail_after(10):
+            while session.client is None:
+                await anyio.lowlevel.checkpoint()
+            kernel.say("cobnut.gap", {"first": 3, "last": 9, "count": 7, "reason": "The journal was full."})
+            while not session.document.items:
+                await anyio.lowlevel.checkpoint()
+        notices = [item.text for item in session.document.items if isinstance(item, Notice)]
+        assert notices == ["7 messages of the kernel are lost: The journal was full."]
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.anyio
 async def test_numbers_are_reused(manager: Any) -> None:
     """A new kernel gets the lowest number that is free, so that Esc and a digit stay short."""
     kernels = Kernels(manager)

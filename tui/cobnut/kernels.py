@@ -13,6 +13,7 @@ import anyio
 from cobnut.completeness import Verdict, python_verdict
 from cobnut.model.document import Level
 from cobnut.session import Session
+from cobnut_kernel.client.journal import GAP
 from cobnut_kernel.errors import CobnutError, KernelNotReadyError
 from cobnut_kernel.manager.lifecycle import AT_REST, BEGINNING, RUNNING, KernelState
 from cobnut_kernel.protocol.messages import Channel, Message, MessageType
@@ -210,6 +211,9 @@ class Kernels:
         channel, message = event
         if channel is Channel.STDIN and message.msg_type == MessageType.INPUT_REQUEST:
             self._refuse_input(session)
+        if message.msg_type == GAP:
+            lost = f"{message.content['count']} messages of the kernel are lost: {message.content['reason']}"
+            session.document.notice(lost, time.monotonic(), Level.WARNING)
         session.document.fold(channel, message, time.monotonic())
         session.interrupted.intersection_update(session.document.running)
 
