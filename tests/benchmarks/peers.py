@@ -12,6 +12,7 @@ from pathlib import Path
 
 REQUIREMENTS = (
     "ipykernel==7.4.*",
+    "jupyter-client==8.10.*",
     "async-kernel==0.23.*",
     "xeus-python==0.19.*",
     "ipython",

@@ -29,6 +29,11 @@ def run(script: str, *options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def only(*rows: str) -> list[str]:
+    """Return the options that choose rows."""
+    return [option for row in rows for option in ("--only", row)]
+
+
 @pytest.mark.parametrize(
     ("script", "options", "works"),
     [
@@ -38,6 +43,9 @@ def run(script: str, *options: str) -> subprocess.CompletedProcess[str]:
             ["--subject", "cobnut (ipc)", "--only", "start", "--only", "unread"],
             ["cold start", "displays"],
         ),
+        ("managers.py", only("start", "fork", "restart-now", "restart"), ["cold start", "fork server warm", "restart"]),
+        ("managers.py", only("stop", "kill", "owner", "owner-sh"), ["asked to end", "stop (now)", "owner killed"]),
+        ("managers.py", only("execute", "displays", "descriptors"), ["execute", "30 000 displays", "descriptors"]),
         ("terminals.py", [], ["6*7 answered", "key → echo", "nothing happens", "lines printed", "resize", "quit"]),
     ],
 )
