@@ -8,13 +8,15 @@ import re
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cobnut_kernel.interpreters import Place, places
 from cobnut_kernel.kernelspec import NATIVE_NAME, OWN_NAME, KernelSpec, own_spec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,81 @@ _NAMELESS = frozenset({".venv", "venv", ".env", "env"})
 
 def active_environment() -> Path | None:
     """Find the environment at hand: the activated one (VIRTUAL_ENV, CONDA_PREFIX), or `.venv` in this folder."""
-    places = [Path(os.environ[name]) for name in ("VIRTUAL_ENV", "CONDA_PREFIX") if os.environ.get(name)]
+    prefixes = [Path(os.environ[name]) for name in ("VIRTUAL_ENV", "CONDA_PREFIX") if os.environ.get(name)]
     with suppress(OSError):  # this folder may be gone
-        places.append(Path.cwd() / ".venv")
-    return next((place for place in places if _interpreter(place)), None)
+        prefixes.append(Path.cwd() / ".venv")
+    return next((prefix for prefix in prefixes if _interpreter(prefix)), None)
+
+
+@dataclass(frozen=True)
+class Environments:
+    """The environments at hand.
+
+    Attributes:
+        specs: the kernels in them, by their names.
+        broken: why an environment that the user has activated, or that belongs to the project, has none.
+    """
+
+    specs: dict[str, KernelSpec]
+    broken: dict[str, str]
+
+
+def environment_specs(folder: str | os.PathLike[str] | None = None) -> dict[str, KernelSpec]:
+    """Make the specs of the kernels in the environments at hand; see `find_environments`."""
+    return find_environments(folder).specs
+
+
+def find_environments(folder: str | os.PathLike[str] | None = None, taken: Collection[str] = ()) -> Environments:
+    """Find the environments at hand that have a kernel in them: the project's, conda's, uv's, and those on PATH.
+
+    Only files are looked at; nothing of them is run. The one that we run in is left out: its kernel is our own.
+
+    Args:
+        folder: of the project; by default this one.
+        taken: names that they must not have.
+    """
+    found = Environments({}, {})
+    try:
+        start = Path(folder) if folder is not None else Path.cwd()
+    except OSError:  # this folder is gone
+        return found
+    seen: set[str] = set()
+    for place in places(start.absolute()):
+        real = os.path.realpath(place.prefix)
+        if real not in seen and not _is_ours(place.prefix):
+            seen.add(real)
+            _add(found, place, taken)
+    return found
+
+
+def _add(found: Environments, place: Place, taken: Collection[str]) -> None:
+    spec = environment_spec(place.prefix)
+    if spec is not None:
+        spec.name = _free_name(spec.name, place.prefix, {*found.specs, *taken, OWN_NAME, NATIVE_NAME})
+        found.specs[spec.name] = spec
+    elif place.origin:
+        name = _free_name(_environment_name(place.prefix), place.prefix, {*found.broken, *taken})
+        found.broken[name] = _fault(place)
+
+
+def _free_name(name: str, prefix: Path, taken: Collection[str]) -> str:
+    """Make a name unique: by the folder around the environment, or else by a number."""
+    around = _as_name(prefix.parent.parent.name if prefix.name in _NAMELESS else prefix.parent.name)
+    candidates = chain((name, f"{name}-{around}" if around else name), (f"{name}-{number}" for number in count(2)))
+    return next(each for each in candidates if each not in taken)
+
+
+def _fault(place: Place) -> str:
+    """Say what is wrong with an environment that should have a kernel, and what to do."""
+    python = place.prefix / "bin" / "python"
+    if _interpreter(place.prefix) is not None:
+        return (
+            f"no kernel is installed in {place.prefix} ({place.origin}): install one by"
+            f" `{python} -m pip install ipykernel`"
+        )
+    if python.is_symlink():
+        return f"the interpreter {python} ({place.origin}) leads to one that is gone: make the environment again"
+    return f"there is no interpreter in {place.prefix} ({place.origin}): make the environment again, or deactivate it"
 
 
 def environment_spec(prefix: str | os.PathLike[str]) -> KernelSpec | None:
@@ -81,18 +154,34 @@ def _is_ours(prefix: Path) -> bool:
 
 
 def _interpreter(prefix: Path) -> Path | None:
-    python = prefix / "bin" / "python"
-    return python.absolute() if os.access(python, os.X_OK) and python.is_file() else None
+    for name in ("python", "python3"):  # that of a system may have the second only
+        python = prefix / "bin" / name
+        if os.access(python, os.X_OK) and python.is_file():
+            return python.absolute()
+    return None
 
 
 def _environment_name(prefix: Path) -> str:
     folder = prefix.parent.name if prefix.name in _NAMELESS and prefix.parent.name else prefix.name
-    name = re.sub(r"[^a-z0-9._\-]+", "-", folder.lower()).strip("-") or "environment"
+    if not _is_environment(prefix) and _interpreter(prefix) is not None:
+        return f"python{_python_version(prefix) or 3}"
+    name = _as_name(folder) or "environment"
     return f"{name}-{prefix.name.strip('.').lower()}" if name in (OWN_NAME, NATIVE_NAME) else name
+
+
+def _as_name(folder: str) -> str:
+    return re.sub(r"[^a-z0-9._\-]+", "-", folder.lower()).strip("-")
+
+
+def _is_environment(prefix: Path) -> bool:
+    """Say whether a folder is an environment, and no installation of Python as a whole."""
+    return (prefix / "pyvenv.cfg").is_file() or (prefix / "conda-meta").is_dir()
 
 
 def _activation(prefix: Path) -> dict[str, str]:
     """What activating the environment would set, as templates: `$` is doubled."""
+    if not _is_environment(prefix):
+        return {}
     escaped = str(prefix).replace("$", "$$")
     name = "CONDA_PREFIX" if (prefix / "conda-meta").is_dir() else "VIRTUAL_ENV"
     return {name: escaped, "PATH": f"{escaped}/bin{os.pathsep}${{PATH}}"}
@@ -111,7 +200,8 @@ def _settings(prefix: Path) -> dict[str, str]:
 def _python_version(prefix: Path) -> str | None:
     """Tell an environment's version of Python, "3.12" say, by its files; None where they do not tell."""
     settings = _settings(prefix)
-    texts = (settings.get("version", ""), settings.get("version_info", ""), (prefix / "bin" / "python").resolve().name)
+    python = (_interpreter(prefix) or prefix).resolve().name
+    texts = (settings.get("version", ""), settings.get("version_info", ""), python)
     found = (re.search(r"3\.\d+", text) for text in texts)
     return next((match[0] for match in found if match), None)
 
@@ -121,8 +211,10 @@ def _package_folders(prefix: Path) -> Iterator[Path]:
     version = _python_version(prefix)
     yield from _globbed(prefix, (f"lib/python{version or '3.*'}/site-packages",))
     settings = _settings(prefix)
-    if settings.get("include-system-site-packages", "").lower() == "true" and settings.get("home"):
-        base, version = Path(settings["home"]).parent, version or "3.*"
+    uses_system = settings.get("include-system-site-packages", "").lower() == "true" and settings.get("home")
+    if uses_system or not _is_environment(prefix):
+        base = Path(settings["home"]).parent if uses_system else prefix
+        version = version or "3.*"
         inside = (f"python{version}/site-packages", "python3/dist-packages", f"python{version}/dist-packages")
         yield from _globbed(base, (f"{top}/{rest}" for top in ("lib", "local/lib") for rest in inside))
 

@@ -18,6 +18,8 @@ from cobnut_kernel.errors import NoSuchKernel
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
+    from cobnut_kernel.environments import Environments
+
 OWN_NAME = "cobnut"
 """The name of our own kernel; it is there without a folder too."""
 
@@ -28,7 +30,10 @@ PROVISIONER_GROUP = "jupyter_client.kernel_provisioners"
 """The entry-point group in which packages register provisioners."""
 
 LOCAL_PROVISIONER = "local-provisioner"
-"""The provisioner that needs no entry point: ours."""
+"""The provisioner of who asks for none: ours."""
+
+OWN_PROVISIONERS = frozenset({"", LOCAL_PROVISIONER, "cobnut-local", "cobnut-fork"})
+"""The provisioners that need no entry point, by whatever name they are asked for."""
 
 _VALID_NAME = re.compile(r"[a-z0-9._\-]+")
 _NAME_RULE = "a kernel's name may hold only ASCII letters, digits and - . _"
@@ -180,12 +185,16 @@ class KernelSpecManager(LoggingConfigurable):
     """Find, read, install and remove kernelspecs.
 
     A name is looked for in `extra_specs` first, then in `kernel_dirs`, the earlier folder before the later; then
-    come the two that need no folder: "cobnut", and "python3" where ipykernel can be imported.
+    come the two that need no folder: "cobnut", and "python3" where ipykernel can be imported; last those of the
+    environments at hand, where `find_environments` is set.
     """
 
     kernel_spec_class = Type(KernelSpec, config=True, help="The class of the specs that are read.")
     ensure_native_kernel = Bool(True, config=True, help="Offer 'cobnut' and 'python3' where no folder has them.")
     allowed_kernelspecs = Set(Unicode(), config=True, help="The names to offer; empty for all.")
+    find_environments = Bool(
+        False, config=True, help="Offer the kernels of the project's environments, conda's, uv's and those on PATH."
+    )
     data_dir = Unicode(help="Jupyter's folder of this user's data.")
     user_kernel_dir = Unicode(help="The folder of this user's kernelspecs.")
     kernel_dirs: List[str] = List(Unicode(), help="The folders to look in, the first one first.")
@@ -217,6 +226,12 @@ class KernelSpecManager(LoggingConfigurable):
 
     def find_kernel_specs(self) -> dict[str, str]:
         """Find the folder of every kernelspec by its name; empty for one without a folder."""
+        found = self._installed()
+        if self.find_environments:
+            found.update(dict.fromkeys(self._environments(found).specs, ""))
+        return {name: path for name, path in found.items() if self._allows(name)}
+
+    def _installed(self) -> dict[str, str]:
         found = {name: spec.resource_dir for name, spec in self.extra_specs.items()}
         for folder in self.kernel_dirs:
             for name, path in _folders(folder):
@@ -226,7 +241,7 @@ class KernelSpecManager(LoggingConfigurable):
             found.setdefault(OWN_NAME, "")
             if NATIVE_NAME not in found and (native := native_spec()) is not None:
                 found[NATIVE_NAME] = native.resource_dir
-        return {name: path for name, path in found.items() if self._allows(name)}
+        return found
 
     def get_kernel_spec(self, name: str) -> KernelSpec:
         """Read a kernelspec by its name, in upper or lower case.
@@ -255,6 +270,8 @@ class KernelSpecManager(LoggingConfigurable):
             for name, path in _folders(folder):
                 if not _VALID_NAME.fullmatch(name):
                     broken.setdefault(name, f"{path} is ignored: {_NAME_RULE}")
+        if self.find_environments:
+            broken = {**self._environments(()).broken, **broken}
         return broken
 
     def _read_all(self) -> Iterator[tuple[str, KernelSpec | str]]:
@@ -276,7 +293,16 @@ class KernelSpecManager(LoggingConfigurable):
         if self.ensure_native_kernel and name == OWN_NAME:
             return own_spec
         native = native_spec() if self.ensure_native_kernel and name == NATIVE_NAME else None
-        return None if native is None else lambda: native
+        spec = native or (self._environments(self._installed()).specs.get(name) if self.find_environments else None)
+        return None if spec is None else lambda: spec
+
+    def _environments(self, taken: Collection[str]) -> Environments:
+        # Imported here: it builds on this module.
+        from cobnut_kernel.environments import Environments, find_environments
+
+        found = find_environments(taken=taken)
+        known = [spec.argv for spec in self.extra_specs.values()]
+        return Environments({n: spec for n, spec in found.specs.items() if spec.argv not in known}, found.broken)
 
     def _folder_of(self, name: str) -> Path | None:
         found = (dict(_folders(folder)).get(name) for folder in self.kernel_dirs)
@@ -286,7 +312,7 @@ class KernelSpecManager(LoggingConfigurable):
         spec.name = name
         spec.display_name = spec.display_name or name
         provisioner = provisioner_stanza(spec)[0]
-        if provisioner not in ("", LOCAL_PROVISIONER) and provisioner not in self._provisioner_names():
+        if provisioner not in OWN_PROVISIONERS and provisioner not in self._provisioner_names():
             raise ValueError(f"it needs the provisioner {provisioner!r}: install the package that brings it")
         return spec
 

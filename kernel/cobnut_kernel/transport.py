@@ -32,6 +32,7 @@ import zmq
 from anyio.abc import ObjectReceiveStream
 from anyio.lowlevel import checkpoint, current_token
 
+from cobnut_kernel.descriptors import open_socket
 from cobnut_kernel.errors import TransportClosedError
 
 T = TypeVar("T")
@@ -122,7 +123,7 @@ class Endpoint:
             self._thread.watch(self._socket, writable=bool(self._outgoing))
 
     def _open(self, context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
-        opened = context.socket(self.spec.type)
+        opened = open_socket(context, self.spec.type)
         try:
             _configure(opened, self.spec)
             (opened.bind if self.spec.bind else opened.connect)(self.spec.url)
@@ -298,11 +299,9 @@ class IOThread:
 
     def _ring(self) -> None:
         bell = self._bell
-        try:
-            if bell is not None:
+        if bell is not None:
+            with suppress(OSError):  # it rings already, or the thread has ended
                 bell.send(b"\0")
-        except OSError:  # it rings already, or the thread has ended
-            pass
 
     def _refuse_itself(self) -> None:
         if self.is_current():

@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cobnut_kernel.environments import active_environment, environment_spec
-from cobnut_kernel.kernelspec import own_spec
+from cobnut_kernel.environments import (
+    Environments,
+    active_environment,
+    environment_spec,
+    environment_specs,
+    find_environments,
+)
+from cobnut_kernel.kernelspec import KernelSpec, KernelSpecManager, own_spec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -202,3 +208,133 @@ def test_an_environments_kernel_can_do_what_its_own_spec_says(tmp_path: Path) ->
         spec = environment_spec(tmp_path / "env")
         assert spec is not None
         assert spec.metadata == metadata
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder from which no environment is at hand, with a home of its own."""
+    for name in ("VIRTUAL_ENV", "CONDA_PREFIX", "UV_PROJECT_ENVIRONMENT", "UV_PYTHON_INSTALL_DIR", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PATH", "/nowhere")
+    (tmp_path / "project" / "inside").mkdir(parents=True)
+    return tmp_path / "project" / "inside"
+
+
+def with_kernel(prefix: Path, version: str = "3.12") -> Path:
+    """Make an environment with ipykernel in it."""
+    add_package(make_environment(prefix, version), "ipykernel")
+    return prefix
+
+
+def test_the_environments_at_hand_are_kernels(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The activated one, the project's, conda's, uv's and that on PATH, each once, named by its folder."""
+    assert environment_specs(bare) == {}
+    with_kernel(bare.parent / ".venv")
+    monkeypatch.setenv("VIRTUAL_ENV", str(with_kernel(tmp_path / "active")))
+    monkeypatch.setenv("UV_PROJECT_ENVIRONMENT", "../uv-env")
+    with_kernel(bare.parent / "uv-env")
+    with_kernel(tmp_path / "conda/envs/science")
+    monkeypatch.setenv("CONDA_PREFIX", str(with_kernel(tmp_path / "conda/envs/active-conda")))
+    (tmp_path / "home/.conda").mkdir(parents=True)
+    (tmp_path / "home/.conda/environments.txt").write_text(
+        f"{with_kernel(tmp_path / 'listed')}\n\n{tmp_path}/gone\n{tmp_path}/active\n"
+    )
+    with_kernel(tmp_path / "home/.local/share/uv/python/cpython-3.13", "3.13")
+    make_environment(tmp_path / "home/.local/share/uv/python/cpython-bare", "3.13")
+    (with_kernel(tmp_path / "on-path") / "bin/python3.12").touch(mode=0o755)
+    (with_kernel(tmp_path / "linked") / "bin/python3.12").touch(mode=0o755)
+    (tmp_path / "shims").mkdir()
+    (tmp_path / "shims/python3.11").touch(mode=0o755)
+    (tmp_path / "shims/python3.12").symlink_to(tmp_path / "linked/bin/python3.12")
+    monkeypatch.setenv("PATH", f"{tmp_path}/on-path/bin::{tmp_path}/shims:{tmp_path}/missing:{tmp_path}/on-path/bin")
+    specs = environment_specs(bare)
+    assert list(specs) == [
+        "active", "active-conda", "uv-env", "project", "listed", "science", "cpython-3.13", "on-path",
+    ]  # fmt: skip
+    assert all(spec.name == name for name, spec in specs.items())
+    assert specs["project"].argv[0] == str(bare.parent / ".venv/bin/python")
+
+
+def test_an_installation_of_python_is_named_by_its_version(
+    bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interpreter on PATH that is no environment, by a link too, is found with the system's packages."""
+    (tmp_path / "usr/bin").mkdir(parents=True)
+    (tmp_path / "usr/bin/python3.12").touch(mode=0o755)
+    (tmp_path / "usr/bin/python3").symlink_to("python3.12")
+    (tmp_path / "usr/lib/python3.12").mkdir(parents=True)
+    (tmp_path / "usr/lib/python3.12/os.py").touch()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python3.12").symlink_to(tmp_path / "usr/bin/python3.12")
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{tmp_path}/usr/bin")
+    assert environment_specs(bare) == {}
+    add_package(tmp_path / "usr/lib/python3/dist-packages", "ipykernel")
+    specs = environment_specs(bare)
+    assert list(specs) == ["python3.12"]
+    assert specs["python3.12"].argv[0] == str(tmp_path / "usr/bin/python3")
+    assert specs["python3.12"].env == {}
+
+
+def test_names_are_unique(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Environments of the same name get that of the folder around them, or a number; other kernels keep theirs."""
+    (tmp_path / "home/.conda").mkdir(parents=True)
+    prefixes = [tmp_path / "a/science", tmp_path / "b/science", tmp_path / "c/b/science", tmp_path / "a/taken"]
+    (tmp_path / "home/.conda/environments.txt").write_text("\n".join(str(with_kernel(prefix)) for prefix in prefixes))
+    found = find_environments(bare, taken={"taken"})
+    assert list(found.specs) == ["science", "science-b", "science-2", "taken-a"]
+
+
+def test_what_is_wrong_with_an_environment_is_told(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that the user has activated or the project has is explained; one that merely lies around is passed over."""
+    make_environment(bare / ".venv")
+    monkeypatch.setenv("VIRTUAL_ENV", str(tmp_path / "dangling"))
+    (tmp_path / "dangling/bin").mkdir(parents=True)
+    (tmp_path / "dangling/bin/python").symlink_to(tmp_path / "removed")
+    monkeypatch.setenv("CONDA_PREFIX", str(tmp_path / "gone"))
+    (tmp_path / "home/.conda").mkdir(parents=True)
+    (tmp_path / "home/.conda/environments.txt").write_text(f"{tmp_path}/nothing\n")
+    found = find_environments(bare)
+    assert found.specs == {}
+    assert set(found.broken) == {"inside", "dangling", "gone"}
+    assert f"{bare}/.venv/bin/python -m pip install ipykernel" in found.broken["inside"]
+    assert "leads to one that is gone: make the environment again" in found.broken["dangling"]
+    assert "there is no interpreter" in found.broken["gone"]
+
+
+def test_the_one_we_run_in_is_left_out(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its kernel is our own, under our own name."""
+    monkeypatch.setenv("VIRTUAL_ENV", sys.prefix)
+    assert find_environments(bare) == Environments({}, {})
+
+
+def test_kernelspecs_and_environments_are_offered_together(
+    bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With find_environments set they can be started by name, and explained; a kernelspec keeps its name."""
+    with_kernel(bare.parent / ".venv")
+    monkeypatch.chdir(bare)
+    make_environment(tmp_path / "empty")
+    monkeypatch.setenv("VIRTUAL_ENV", str(tmp_path / "empty"))
+    assert "project" not in KernelSpecManager(kernel_dirs=[]).find_kernel_specs()
+    specs = KernelSpecManager(kernel_dirs=[], find_environments=True)
+    assert "project" in specs.find_kernel_specs()
+    assert specs.get_kernel_spec("project").argv[0] == str(bare.parent / ".venv/bin/python")
+    assert "project" in specs.get_all_specs()
+    assert "pip install ipykernel" in specs.broken_specs()["empty"]
+    installed = KernelSpec(argv=["x"], display_name="mine")
+    both = KernelSpecManager(kernel_dirs=[], find_environments=True, extra_specs={"project": installed})
+    assert both.get_kernel_spec("project") is installed
+    assert both.get_kernel_spec("project-" + tmp_path.name.lower().replace("[", "-").strip("-")).argv != ["x"]
+
+
+def test_an_environment_that_is_offered_already_is_not_offered_twice(
+    bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its spec was given by hand, as the console does with its first kernel, there is no second name for it."""
+    with_kernel(bare.parent / ".venv")
+    monkeypatch.chdir(bare)
+    spec = environment_spec(bare.parent / ".venv")
+    assert spec is not None
+    both = KernelSpecManager(kernel_dirs=[], find_environments=True, extra_specs={"mine": spec})
+    assert [name for name in both.find_kernel_specs() if "project" in name] == []

@@ -49,7 +49,7 @@ def _start(ending: Ending, kernel_name: str | None) -> int:
     from cobnut_kernel.manager.multi import AsyncMultiKernelManager
     from cobnut_kernel.portal import Portal
 
-    specs = KernelSpecManager()
+    specs = KernelSpecManager(find_environments=True)
     try:
         scratch = choose_scratch(specs, kernel_name)
     except NoSuchKernel as error:
