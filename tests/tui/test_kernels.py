@@ -11,6 +11,7 @@ import pytest
 
 from cobnut.kernel_status import Status
 from cobnut.kernels import CHUNK, Kernels, next_arrival
+from cobnut.model.cell import RunState
 from cobnut.model.document import Notice
 from cobnut_kernel.manager.lifecycle import DeathReport, KernelState
 from cobnut_kernel.protocol.codec import Codec
@@ -171,6 +172,9 @@ async def test_a_death_before_anybody_looked_is_told(manager: Any) -> None:
             "The kernel has ended: exit code 3. Esc 0 0 starts it anew, Esc S S closes it.",
         ]
         assert session.row(0.0, selected=True).state_text == "dead (3)"
+        kernels.submit(session, "entered = 'in the moment of its death'")
+        assert session.document.cells[-1].state is RunState.ABORTED
+        assert not session.waiting, "it must not run in the next kernel"
         tasks.cancel_scope.cancel()
 
 

@@ -126,6 +126,9 @@ class Kernels:
         session.history.add(code)
         cell = session.document.submit(code, None, time.monotonic(), session.language)
         session.waiting.append(cell)
+        if session.state in AT_REST:  # it has ended while the key was on its way
+            session.waiting.clear()
+            session.document.end_runs(time.monotonic())
         self._send_waiting(session)
         self.on_change(session)
 
