@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import sys
@@ -75,10 +76,17 @@ def left_in(home: Path) -> list[Path]:
     return [path for path in (home / "run").rglob("*") if not path.is_dir()]
 
 
-def kernel_pids(terminal: Terminal) -> dict[int, str]:
-    """Return the kernel processes of the program, with their command lines."""
-    commands = {process.pid: " ".join(process.cmdline()) for process in terminal.processes()}
-    return {pid: command for pid, command in commands.items() if "-f " in command and "kernel" in command}
+def kernel_pid(terminal: Terminal) -> int:
+    """Return the process of the kernel that is shown, as it says itself."""
+    run(terminal, "import os; print(f'process <{os.getpid()}>')")
+    said = re.compile(r"^\W*process <(\d+)>", re.MULTILINE)
+    terminal.wait_until(lambda: said.search(right_of_the_list(terminal)), TIMEOUT, "the process of the kernel")
+    return int(said.findall(right_of_the_list(terminal))[-1])
+
+
+def right_of_the_list(terminal: Terminal) -> str:
+    """Return the text of the cells, without the list of kernels."""
+    return "\n".join(line.rpartition("│")[2] for line in terminal.lines)
 
 
 def assert_nothing_is_left(terminal: Terminal, home: Path) -> None:
@@ -115,14 +123,12 @@ def test_the_whole_way_from_a_key_to_an_output(home: Path) -> None:
         run(terminal, "mine")
         terminal.wait_for("NameError: name 'mine' is not defined", TIMEOUT)
 
-        first, second = sorted(kernel_pids(terminal))
-        os.kill(second, signal.SIGKILL)
+        os.kill(kernel_pid(terminal), signal.SIGKILL)
         terminal.wait_for("SIGKILL", TIMEOUT)
         terminal.press("escape", "1")
         terminal.wait_for("scratch ·", TIMEOUT)
         run(terminal, "mine.upper()")
         terminal.wait_for("OF THE FIRST", TIMEOUT)
-        assert psutil.pid_exists(first)
 
         leave(terminal)
         assert_nothing_is_left(terminal, home)
@@ -162,11 +168,13 @@ def test_a_closed_terminal_and_a_signal_end_like_quit(home: Path, ending: str) -
 def test_no_kernel_outlives_a_program_that_is_killed(home: Path, kernel: str) -> None:
     """After SIGKILL of the program its kernels, ours and ipykernel, are gone, busy or not, and no file is left."""
     with start(home, "--kernel", kernel) as terminal:
+        running = psutil.Process(kernel_pid(terminal))
         run(terminal, "import time; print('begun'); time.sleep(1000)")
         terminal.wait_for("begun", TIMEOUT)
-        assert len(kernel_pids(terminal)) == 1
         terminal.signal(signal.SIGKILL)
         terminal.wait_for_exit(TIMEOUT)
+        psutil.wait_procs([running], timeout=TIMEOUT)
+        assert not running.is_running()
         assert_nothing_is_left(terminal, home)
 
 
