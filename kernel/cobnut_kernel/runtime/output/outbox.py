@@ -22,8 +22,11 @@ PACE = 0.02
 FIRST = 0.001
 """Seconds that the first text waits for more: `print` writes its line and the line's end one after the other."""
 
+GATHER = 0.004
+"""Seconds that displays wait for more of their kind, when some have just gone: waking the I/O thread takes long."""
+
 PATIENT = frozenset({MessageType.DISPLAY_DATA, MessageType.UPDATE_DISPLAY_DATA})
-"""What waits up to `FIRST` for more of its kind, when some has just gone: waking the I/O thread for each takes long."""
+"""What is gathered so."""
 
 CROWD = 20_000
 """How many texts may wait for the I/O thread before a writer waits for it."""
@@ -198,7 +201,7 @@ class Outbox:
         self._asked = False
         if self._shows and not self._gathering:
             self._gathering, self._shows = True, False
-            self._thread.call_later(FIRST, self._gather)
+            self._thread.call_later(GATHER, self._gather)
         self._send_all()
 
     def _gather(self) -> None:
@@ -208,7 +211,7 @@ class Outbox:
         if self._items:  # posted before the first line was done: whoever did so saw us gathering and did not ask
             self._gathering = True
         if self._gathering:
-            self._thread.call_later(FIRST, self._gather)
+            self._thread.call_later(GATHER, self._gather)
 
     def _keep_pace(self) -> None:
         self._pacing = self._send_all()
