@@ -40,11 +40,11 @@ LARGE = 1 << 20
 _TORN = 0.25
 """Seconds that other threads wait for the end of a line, whose writer may be waiting for the interpreter."""
 
-FAREWELL = 1.0
-"""Seconds that `close` gives subscribers who read to take what is left."""
+FAREWELL = 2.0
+"""Seconds that `close` gives subscribers who read to take what is left; a manager waits 2.5 s before it signals."""
 
-_STANDSTILL = 0.25
-"""Seconds after which `close` gives up on subscribers who take nothing."""
+_STANDSTILL = 0.5
+"""Seconds after which `close` gives up on subscribers who take nothing: a slow reader is seen at every 500 messages."""
 
 
 class Outgoing(NamedTuple):
