@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from cobnut_kernel.protocol.messages import Channel
@@ -33,7 +34,7 @@ class Ask(NamedTuple):
     is_told: bool = False
 
 
-class Asking(Generic[Answer]):
+class Asking(ABC, Generic[Answer]):
     """Whoever asks.
 
     Each request returns the id of its message; with `reply=True` it returns the reply, and `timeout` is how many
@@ -41,13 +42,13 @@ class Asking(Generic[Answer]):
     not open, KernelDiedError where the kernel is dead, and KernelNotReadyError where the reply does not come in time.
     """
 
+    @abstractmethod
     def _ask(self, ask: Ask) -> str:
         """Send a request and return its message's id; reply and outputs are read from the channels."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _answer(self, ask: Ask, timeout: float | None) -> Answer:
         """Send a request and return its reply; its outputs are read from the channels."""
-        raise NotImplementedError
 
     def _asked(self, ask: Ask, timeout: float | None, *, reply: bool) -> str | Answer:
         return self._answer(ask, timeout) if reply else self._ask(ask)

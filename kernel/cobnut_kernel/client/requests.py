@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 from traitlets import Bool
@@ -11,6 +12,7 @@ from cobnut_kernel.client.asking import Answer, Ask, Content
 from cobnut_kernel.client.comms import CommMessages
 from cobnut_kernel.client.control import ControlRequests
 from cobnut_kernel.protocol.messages import Channel, MessageType
+from cobnut_kernel.traits import ABCMetaWithTraits
 
 
 class ExecuteOptions(TypedDict, total=False):
@@ -24,7 +26,7 @@ class ExecuteOptions(TypedDict, total=False):
     subshell_id: str | None
 
 
-class KernelClient(ControlRequests[Answer], CommMessages[Answer], LoggingConfigurable):
+class KernelClient(ControlRequests[Answer], CommMessages[Answer], LoggingConfigurable, metaclass=ABCMetaWithTraits):
     """One party that talks to a kernel, of either colour: `AsyncKernelClient` or `BlockingKernelClient`.
 
     Each client is a party of its own, with a session that no other has: two clients of one kernel both get what
@@ -114,6 +116,7 @@ class KernelClient(ControlRequests[Answer], CommMessages[Answer], LoggingConfigu
         }
         return Ask(MessageType.EXECUTE_REQUEST, content, subshell_id=options.get("subshell_id"))
 
+    @abstractmethod
     def input(self, string: str, parent: Content | None = None) -> str:
         r"""Answer the kernel's `input_request`; returns the id of the answer.
 
@@ -121,7 +124,6 @@ class KernelClient(ControlRequests[Answer], CommMessages[Answer], LoggingConfigu
             string: what the user typed, without the line's end; "\x04" for the end of input.
             parent: the `input_request` that is answered: needed where several cells may ask at once.
         """
-        raise NotImplementedError
 
     # ── about code ──────────────────────────────────────────────────────────────────────────────────────────────────
 

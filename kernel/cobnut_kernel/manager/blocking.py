@@ -6,17 +6,16 @@ stand still meanwhile. Ctrl-C while one of them blocks cancels what it waits for
 
 from __future__ import annotations
 
-from abc import ABCMeta
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from traitlets import All, DottedObjectName, HasTraits
-from traitlets.config import LoggingConfigurable
 
 from cobnut_kernel.manager.manager import AsyncKernelManager
 from cobnut_kernel.manager.multi import AsyncMultiKernelManager
 from cobnut_kernel.manager.traits import ManagerTraits, MultiManagerTraits
 from cobnut_kernel.portal import Portal, settled
+from cobnut_kernel.traits import ABCMetaWithTraits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Mapping
@@ -40,11 +39,7 @@ _OWN_TRAITS_OF_MANY = _OWN_TRAITS | {"kernel_manager_class", "kernel_manager_fac
 """What the two colours do not share."""
 
 
-class _Meta(ABCMeta, type(LoggingConfigurable)):
-    """A class with traits that other classes can be registered with."""
-
-
-class KernelManager(ManagerTraits, metaclass=_Meta):
+class KernelManager(ManagerTraits, metaclass=ABCMetaWithTraits):
     """The manager of one kernel, whose methods return when what they do is done.
 
     What each does is said at `AsyncKernelManager`, which does it: there is one inside. For `isinstance` and
@@ -258,7 +253,7 @@ class KernelManager(ManagerTraits, metaclass=_Meta):
         self.shutdown_kernel()
 
 
-class MultiKernelManager(MultiManagerTraits, metaclass=_Meta):
+class MultiKernelManager(MultiManagerTraits, metaclass=ABCMetaWithTraits):
     """Kernels by id, with methods that return when what they do is done; see `KernelManager` for one of them.
 
     What each does is said at `AsyncMultiKernelManager`, which does it: there is one inside. For `isinstance` and

@@ -6,7 +6,7 @@ Names and meanings are those of the documented `KernelProvisionerBase` of jupyte
 from __future__ import annotations
 
 import os
-from abc import ABC, ABCMeta, abstractmethod
+from abc import ABC, abstractmethod
 from string import Template
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from traitlets import Instance, Unicode
 from traitlets.config import LoggingConfigurable
 
 from cobnut_kernel.kernelspec import KernelSpec
+from cobnut_kernel.traits import ABCMetaWithTraits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,11 +23,7 @@ KernelConnectionInfo = dict[str, Any]
 """The fields of a connection file as a dict; the key as bytes."""
 
 
-class _Meta(ABCMeta, type(LoggingConfigurable)):
-    """An abstract class with traits."""
-
-
-class KernelProvisionerBase(ABC, LoggingConfigurable, metaclass=_Meta):
+class KernelProvisionerBase(ABC, LoggingConfigurable, metaclass=ABCMetaWithTraits):
     """The process of one kernel.
 
     A manager calls, in this order: `pre_launch`, `launch_kernel`, `post_launch`; then, while the kernel lives,
