@@ -199,7 +199,7 @@ class ForkServer:
                 return await asyncio.shield(question.answer)
         except TimeoutError:
             self.end(f"it has not answered within {ANSWER_TIME:g} seconds")
-            return await question.answer
+            return await asyncio.shield(question.answer)
 
     async def _take_back(self, question: _Question) -> None:
         kernel = await self._answer(question)

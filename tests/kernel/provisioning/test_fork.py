@@ -20,7 +20,7 @@ from cobnut_kernel.errors import KernelStartError
 from cobnut_kernel.kernelspec import KernelSpec, own_spec
 from cobnut_kernel.portal import Portal
 from cobnut_kernel.protocol.fork import RefusalReason, Refused
-from cobnut_kernel.provisioning import circumstances, templates
+from cobnut_kernel.provisioning import circumstances, fork_server, templates
 from cobnut_kernel.provisioning.fork import ForkProvisioner
 from cobnut_kernel.provisioning.fork_server import ForkServer
 from cobnut_kernel.provisioning.guard import Guard
@@ -107,7 +107,7 @@ def test_who_gives_up_while_it_gets_ready_has_started_nothing() -> None:
         Templates.warm()
         arguments = await kernel.pre_launch(cwd="/")
         launching = asyncio.ensure_future(kernel.launch_kernel(arguments.pop("cmd"), **arguments))
-        await asyncio.sleep(0.01)
+        await eventually(lambda: servers() and servers()[0]._settled._waiters)
         launching.cancel()
         with pytest.raises(asyncio.CancelledError):
             await launching
@@ -347,8 +347,8 @@ def test_a_cancelled_request_leaves_no_kernel(server: ForkServer, stopped: bool)
         launching = asyncio.ensure_future(kernel.launch_kernel(arguments.pop("cmd"), **arguments))
         await eventually(lambda: server._asked)
         launching.cancel()
-        await asyncio.sleep(0.05)
-        assert not launching.done()
+        ended, _ = await asyncio.wait({launching}, timeout=0.05)
+        assert not ended
         if not stopped:
             os.kill(server.pid, signal.SIGCONT)
         with pytest.raises(asyncio.CancelledError):
@@ -360,6 +360,33 @@ def test_a_cancelled_request_leaves_no_kernel(server: ForkServer, stopped: bool)
         process.pid for process in psutil.Process().children(recursive=True)
     ]
     assert server.is_ready != stopped
+    assert [path.name for path in OwnerDirectory.shared().path.iterdir()] == ["owner.json"]
+
+
+def test_a_request_is_given_up_while_its_fork_server_is_ended(
+    server: ForkServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who gives up after the fork server's time is over, and before it has ended, does not keep its end from us."""
+    monkeypatch.setattr(fork_server, "ANSWER_TIME", 0.01)
+    reasons: list[str] = []
+    kernel = provisioner()
+
+    async def give_up() -> None:
+        arguments = await kernel.pre_launch(cwd="/")
+        os.kill(server.pid, signal.SIGSTOP)
+        monkeypatch.setattr(server, "end", reasons.append)  # its end takes a while
+        launching = asyncio.ensure_future(kernel.launch_kernel(arguments.pop("cmd"), **arguments))
+        await eventually(lambda: reasons)
+        launching.cancel()
+        ended, _ = await asyncio.wait({launching}, timeout=0.05)
+        assert not ended
+        server._child.kill()
+        with pytest.raises(asyncio.CancelledError):
+            await launching
+        await kernel.cleanup()
+
+    do(give_up)
+    until(lambda: server not in servers(), "its end was not noticed")
     assert [path.name for path in OwnerDirectory.shared().path.iterdir()] == ["owner.json"]
 
 
