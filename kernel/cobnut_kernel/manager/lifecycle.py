@@ -215,14 +215,10 @@ class Lifecycle:
     def begin_start(self) -> Ready:
         """Queue the kernel's start; the `ready` that was there before the first start becomes the start's.
 
-        Raises:
-            PendingKernelError: it is pending already.
-            KernelError: it runs already.
+        Raises what `require_startable` does.
         """
         with self._lock:
-            self.require_settled("start")
-            if self.is_running:
-                raise KernelError("The kernel runs already: restart it, or make another manager.")
+            self.require_startable()
             self.phases = ()
             self._move(KernelState.QUEUED)
             return self._begin_life()
@@ -267,6 +263,17 @@ class Lifecycle:
         with self._lock:
             self.ready = Ready()
             return self.ready
+
+    def require_startable(self) -> None:
+        """Refuse a start while there is a kernel.
+
+        Raises:
+            PendingKernelError: it is pending already.
+            KernelError: it runs already.
+        """
+        self.require_settled("start")
+        if self.is_running:
+            raise KernelError("The kernel runs already: restart it, or make another manager.")
 
     def require_settled(self, wish: str) -> None:
         """Refuse a wish while the kernel is pending.
@@ -322,7 +329,7 @@ class Lifecycle:
             return True
 
     def attach(self) -> None:
-        """A kernel that somebody else started is there, and answers. Raises as `begin_start` does."""
+        """A kernel that somebody else started is there, and answers. Raises what `require_startable` does."""
         with self._lock:
             ready = self.begin_start()
             self.provision()

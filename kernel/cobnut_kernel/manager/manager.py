@@ -77,14 +77,12 @@ class AsyncKernelManager(KnownKernel):
         """Begin what `start_kernel` does, and return at once; needs no loop. Raises as it does."""
         self._require_ours("started")
         with self._lock:
-            self._work.enter()
-            ready = self._lifecycle.begin_start()
-            self._expect_deaths()
-            self.kernel_id = options.pop("kernel_id", None) or self.kernel_id or str(uuid4())
-            self.kernel_name = options.pop("kernel_name", None) or self.kernel_name
+            self._lifecycle.require_startable()
+            self._name_kernel(options.pop("kernel_id", None), options.pop("kernel_name", None))
             if not self._choices.file_is_ours:
                 self.forget_connection()
             self._launch_args = options
+            ready = self._announce_start()
             turn = self._turn = self.start_queue.join(str(self.kernel_id)) if self.start_queue is not None else None
             self._rise = self._work.begin(lambda life: life.start(ready, options, turn))
             return self._rise
@@ -171,11 +169,9 @@ class AsyncKernelManager(KnownKernel):
             NoSuchKernel: its kernelspec is not known here.
         """
         with self._lock:
-            self._work.enter()
-            ready = self._lifecycle.begin_start()
-            self._expect_deaths()
-            self.kernel_id = info.get("kernel_id") or self.kernel_id or str(uuid4())
-            self.kernel_name = info.get("kernel_name") or self.kernel_name
+            self._lifecycle.require_startable()
+            self._name_kernel(info.get("kernel_id"), info.get("kernel_name"))
+            ready = self._announce_start()
             self._rise = self._work.begin(lambda life: life.adopt(ready, info))
         await join(self._rise)
 
@@ -350,7 +346,18 @@ class AsyncKernelManager(KnownKernel):
         self.restarter.forget()
         self.start_restarter()
 
-    # ── on the portal ───────────────────────────────────────────────────────────────────────────────────────────────
+    # ── how it begins ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _name_kernel(self, kernel_id: str | None, kernel_name: str | None) -> None:
+        """Take over the id and the name that a start is given; they may be of no use, so nothing is announced yet."""
+        self.kernel_id = kernel_id or self.kernel_id or str(uuid4())
+        self.kernel_name = kernel_name or self.kernel_name
+
+    def _announce_start(self) -> Ready:
+        self._work.enter()
+        ready = self._lifecycle.begin_start()
+        self._expect_deaths()
+        return ready
 
     def _begin_restart(self, ready: Ready, *, now: bool, newports: bool) -> PortalTask[None]:
         self._work.enter()

@@ -183,6 +183,20 @@ async def test_a_start_that_fails_says_why_and_leaves_nothing(
     await manager.shutdown_kernel(now=True)
 
 
+@pytest.mark.parametrize("options", [{"kernel_id": 5}, {"kernel_name": 7}], ids=["id", "name"])
+async def test_a_start_whose_names_are_of_no_use_never_begins(
+    make_manager: MakeManager, options: dict[str, Any]
+) -> None:
+    """It is refused in the call, and so is an adoption; the kernel is not pending then, and can be started."""
+    manager = make_manager()
+    for begin in (lambda: manager.start_kernel(**options), lambda: manager.adopt(options)):
+        with pytest.raises(TraitError, match="expected a unicode string"):
+            await begin()
+        assert (manager.state, manager.phases, manager.ready.done()) == (KernelState.STOPPED, (), False)
+    await manager.start_kernel()
+    await manager.shutdown_kernel()
+
+
 async def test_what_zmq_cannot_encrypt_is_known_before_a_start(
     make_manager: MakeManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
