@@ -178,7 +178,8 @@ def test_a_restart_is_where_it_was() -> None:
     kernel.restart()
     assert kernel.is_forked
     assert (kernel.info, kernel.pid == pid) == (before, False)
-    assert client.execute("'x' in globals()").result == "False"  # the client has found it again
+    client.wait(lambda: len(client.welcomes) == 2, "the iopub_welcome of the new kernel")
+    assert client.execute("'x' in globals()").result == "False"
     client.close()
     kernel.stop()
 
