@@ -247,16 +247,18 @@ class Culler:
         known = self._listeners.get(kernel_id)
         if known is not None and known.manager is manager:
             return
-        self.dismiss(kernel_id)
+        if known is not None:
+            self.dismiss(kernel_id, known.manager)
         self._listeners[kernel_id] = Listener(manager)
         if not self._is_running:
             self._is_running = True
             portal.create_task(self._run())
 
-    def dismiss(self, kernel_id: str) -> None:
-        """Listen to a kernel no longer."""
-        listener = self._listeners.pop(kernel_id, None)
-        if listener is not None:
+    def dismiss(self, kernel_id: str, manager: AsyncKernelManager) -> None:
+        """Listen to a kernel no longer; another one that has its id by now is left alone."""
+        listener = self._listeners.get(kernel_id)
+        if listener is not None and listener.manager is manager:
+            del self._listeners[kernel_id]
             listener.close()
 
     async def _run(self) -> None:
@@ -270,8 +272,8 @@ class Culler:
                     await self._consider_safely(kernel_id, listener)
         finally:
             self._is_running = False
-            for kernel_id in tuple(self._listeners):  # the portal ends
-                self.dismiss(kernel_id)
+            for kernel_id, listener in tuple(self._listeners.items()):  # the portal ends
+                self.dismiss(kernel_id, listener.manager)
 
     async def _consider_safely(self, kernel_id: str, listener: Listener) -> None:
         """Consider a kernel; one that cannot be, or could not be stopped, is no reason to spare the others."""

@@ -42,6 +42,7 @@ class AsyncMultiKernelManager(KernelsById):
         self._external: set[str] = set()
         self._on_event = Callbacks[str, Phase](self.log, "event")
         self._culler = Culler(self, self._begin_stop)
+        self._listening: Portal | None = None
         self.start_queue: StartQueue = StartQueue(self.max_concurrent_starts, self.start_turn_time)
         self.observe(self._on_queue_trait, ["max_concurrent_starts", "start_turn_time"])
         self.observe(self._on_cull_idle_timeout, ["cull_idle_timeout"])
@@ -73,7 +74,8 @@ class AsyncMultiKernelManager(KernelsById):
         """Take a kernel off the list, without stopping it; returns its manager, or None where there is none."""
         with self._lock:
             removed = self._kernels.pop(kernel_id, None)
-        self._dismiss(kernel_id)
+        if removed is not None:
+            self._dismiss(kernel_id, removed)
         return removed
 
     def _look_outside(self) -> None:
@@ -280,7 +282,7 @@ class AsyncMultiKernelManager(KernelsById):
         with self._lock:
             if self._kernels.get(kernel_id) is manager:
                 del self._kernels[kernel_id]
-        self._dismiss(kernel_id)
+        self._dismiss(kernel_id, manager)
 
     def _forget_stopped(self, kernel_id: str, manager: AsyncKernelManager) -> None:
         if manager.state is KernelState.STOPPED:
@@ -291,12 +293,17 @@ class AsyncMultiKernelManager(KernelsById):
     def _attend(self, kernel_id: str, manager: AsyncKernelManager) -> None:
         """Listen to how a kernel is used, where that decides about its end."""
         if self.cull_idle_timeout > 0 and manager.owns_kernel:
-            portal = Portal.shared()
-            portal.call_soon(self._culler.attend, portal, kernel_id, manager)
+            portal = self._listening = Portal.shared()
+            portal.call_soon(self._listen, portal, kernel_id, manager)
         else:
-            self._dismiss(kernel_id)
+            self._dismiss(kernel_id, manager)
 
-    def _dismiss(self, kernel_id: str) -> None:
-        if self._culler.activity(kernel_id) is not None:
+    def _listen(self, portal: Portal, kernel_id: str, manager: AsyncKernelManager) -> None:
+        if self._kernels.get(kernel_id) is manager:  # its start may have failed meanwhile
+            self._culler.attend(portal, kernel_id, manager)
+
+    def _dismiss(self, kernel_id: str, manager: AsyncKernelManager) -> None:
+        """Listen no longer; in the order of the calls, whatever the portal has come to."""
+        if self._listening is not None:
             with suppress(RuntimeError):  # the portal is ending, and with it the listening
-                Portal.shared().call_soon(self._culler.dismiss, kernel_id)
+                self._listening.call_soon(self._culler.dismiss, kernel_id, manager)

@@ -9,11 +9,13 @@ import pytest
 from tests.kernel.leftovers import eventually
 from tests.kernel.manager.conftest import Gate, GatedManager, Tiny
 
+from cobnut_kernel.errors import NoSuchKernel
 from cobnut_kernel.kernelspec import KernelSpecManager, own_spec
 from cobnut_kernel.manager import culling
 from cobnut_kernel.manager.culling import Activity, CullingPolicy, Standing, is_culled
 from cobnut_kernel.manager.lifecycle import KernelState
 from cobnut_kernel.manager.multi import AsyncMultiKernelManager
+from cobnut_kernel.portal import Portal
 from cobnut_kernel.protocol.messages import Header, Message
 
 if TYPE_CHECKING:
@@ -230,6 +232,28 @@ class TestWithKernels:
         manager = await started(multi)
         assert multi.activity(str(manager.kernel_id)) is None
         assert multi._culler._listeners == {}
+        await multi.shutdown_all()
+
+    async def test_nobody_listens_to_kernels_that_are_gone(self, make_multi: Callable[..., Multi]) -> None:
+        """Those whose start fails at once, and those that are taken off the list while they start."""
+        multi = make_multi(**LATER)
+        for _ in range(20):
+            with pytest.raises(NoSuchKernel):
+                await multi.start_kernel(kernel_name="nonesuch")
+            multi.remove_kernel(multi.start_soon(kernel_name="nonesuch"))
+        await Portal.shared().run(anyio.lowlevel.checkpoint)  # what was asked of the portal before is done
+        assert multi._culler._listeners == {}
+
+    async def test_another_kernel_with_the_same_id_is_listened_to(self, make_multi: Callable[..., Multi]) -> None:
+        """The end of the one that had it before makes nobody deaf to it."""
+        multi = make_multi(**LATER)
+        before = await started(multi, kernel_id="id")
+        multi.remove_kernel("id")
+        manager = await started(multi, kernel_id="id")
+        multi._forget("id", before)
+        await Portal.shared().run(anyio.lowlevel.checkpoint)
+        assert multi._culler._listeners["id"].manager is manager
+        await before.shutdown_kernel()
         await multi.shutdown_all()
 
     async def test_a_kept_kernel_stays_until_it_is_kept_no_more(self, make_multi: Callable[..., Multi]) -> None:
