@@ -6,7 +6,9 @@ never lives on two loops. The loop is asyncio's; callers may be on asyncio, on t
 Laws of the file:
 
 * A call that is cancelled has ended when its future is done: nobody waits for less than the whole undoing.
-* Whatever a call raises goes to whoever asked, never into the portal's own task group.
+* A call has an end: where the portal ends, for whatever reason, who waits for it is told.
+* Whatever a call raises goes to whoever asked, and disturbs nobody else.
+* What lives on the portal ends with it: on its thread `shared` is that portal, however many follow it.
 * asyncio is imported by the thread, not by whoever imports this module: it takes as long as a kernel's fork.
 """
 
@@ -31,6 +33,9 @@ T = TypeVar("T")
 P = ParamSpec("P")
 Ts = TypeVarTuple("Ts")
 
+_here = threading.local()
+"""The portal whose thread this is, as `portal`."""
+
 EXIT_PATIENCE = 10.0
 """How long the end of the process waits for what is being undone, in seconds."""
 
@@ -50,8 +55,10 @@ class Portal:
         self._early: deque[Callable[[], object]] = deque()
         self._context = Context()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._tasks: asyncio.TaskGroup | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         self._end: asyncio.Event | None = None
+        self._is_ending: bool = False
+        self._awaited: set[PortalTask[Any]] = set()
         self._at_end: list[Callable[[], object]] = []
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -59,7 +66,12 @@ class Portal:
 
     @classmethod
     def shared(cls) -> Portal:
-        """Return the process's portal; a new one where there is none, or the last was stopped."""
+        """Return the process's portal; a new one where there is none, or the last was stopped.
+
+        On a portal's own thread it is that one, although it is being stopped: what begins there ends there.
+        """
+        if (portal := cls._of_this_thread()) is not None:
+            return portal
         with cls._process_lock:
             if cls._process_portal is None or cls._process_portal.stopped:
                 cls._process_portal = cls()
@@ -67,9 +79,13 @@ class Portal:
 
     @classmethod
     def runs_here(cls) -> bool:
-        """Whether the caller runs on the thread of the process's portal."""
-        portal = cls._process_portal
-        return portal is not None and portal.is_here
+        """Whether the caller runs on the thread of a portal."""
+        return cls._of_this_thread() is not None
+
+    @classmethod
+    def _of_this_thread(cls) -> Portal | None:
+        portal: Portal | None = getattr(_here, "portal", None)
+        return portal if type(portal) is cls else None
 
     @property
     def is_here(self) -> bool:
@@ -90,7 +106,7 @@ class Portal:
             raise RuntimeError(f"{_name(function)} would wait for itself on the portal's thread: await it instead.")
         task = PortalTask(self, partial(function, *args, **kwargs))
         try:
-            self.call_soon(task.begin)
+            self._begin(task)
             return task.result()
         except BaseException:
             if task.cancel():
@@ -114,17 +130,26 @@ class Portal:
             RuntimeError: the portal was stopped.
         """
         task = PortalTask(self, partial(function, *args))
-        self.call_soon(task.begin)
+        self._begin(task)
         return task
+
+    def _begin(self, task: PortalTask[Any]) -> None:
+        self._awaited.add(task)
+        task.add_done_callback(self._awaited.discard)
+        try:
+            self.call_soon(task.begin)
+        except BaseException:
+            self._awaited.discard(task)
+            raise
 
     def call_soon(self, callback: Callable[[*Ts], object], *args: *Ts) -> None:
         """Run a callback on the portal's thread soon; in the order of the calls.
 
         Raises:
-            RuntimeError: the portal was stopped.
+            RuntimeError: the portal was stopped; on its own thread it takes calls until its end.
         """
         with self._lock:
-            if self.stopped:
+            if self.stopped and not self.is_here:
                 raise RuntimeError("The portal was stopped: ask for the process's new one with Portal.shared().")
             if self._loop is None:
                 self._early.append(partial(callback, *args))
@@ -160,31 +185,64 @@ class Portal:
     # ── on the portal's thread ──────────────────────────────────────────────────────────────────────────────────────
 
     def create_task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start a coroutine in the portal's task group; it must not raise."""
-        assert self._tasks is not None
-        return self._tasks.create_task(coroutine)
+        """Start a coroutine that is cancelled at the portal's end; at that end it begins all the same.
+
+        It has nobody to raise to: what it raises is logged.
+        """
+        assert self._loop is not None
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._note_end)
+        if self._is_ending:
+            self._loop.call_soon(task.cancel)  # after its first step
+        return task
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("What lived on the portal has failed", exc_info=error)
 
     def _run(self) -> None:
-        import asyncio
+        _here.portal = self
+        failure: BaseException | None = None
+        try:
+            import asyncio
 
-        with asyncio.Runner() as runner:
-            runner.run(self._serve())
+            with asyncio.Runner() as runner:
+                runner.run(self._serve())
+        except BaseException as error:  # too many open files for a loop, say
+            failure = error
+        with self._lock:
+            self.stopped = True
+            self._early.clear()
+        for task in tuple(self._awaited):
+            task.abandon(failure)
+        if failure is not None:
+            _log.error("The portal has failed", exc_info=failure)
 
     async def _serve(self) -> None:
         import asyncio
 
         self._end = asyncio.Event()
         try:
-            async with asyncio.TaskGroup() as self._tasks:
-                await self._until_end(asyncio.get_running_loop(), self._end)
-        except* _Ended:
-            pass
+            await self._until_end(asyncio.get_running_loop(), self._end)
+            await self._undo()
         finally:
-            for callback in reversed(self._at_end):
-                _guarded(callback)
+            while self._at_end:
+                _guarded(self._at_end.pop())
+
+    async def _undo(self) -> None:
+        """Cancel what runs, and what begins meanwhile, and wait until it is undone."""
+        import asyncio
+
+        self._is_ending = True
+        for task in self._tasks:
+            task.cancel()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
     async def _until_end(self, loop: asyncio.AbstractEventLoop, end: asyncio.Event) -> None:
-        """Let calls in until the end; raises what makes the task group cancel them."""
+        """Let calls in until the end."""
         import asyncio
 
         with self._lock:
@@ -196,18 +254,20 @@ class Portal:
         await end.wait()
         for _ in range(2):  # the calls' tasks are made, and take their first step: then they can undo themselves
             await asyncio.sleep(0)
-        raise _Ended
 
 
 class PortalTask(Future[T], Generic[T]):
     """The future of a call on the portal.
 
     `cancel` asks for the end; the future is done when the call has undone what it did, not before.
+
+    Attributes:
+        portal: where the call runs.
     """
 
     def __init__(self, portal: Portal, call: Callable[[], Coroutine[Any, Any, T]]) -> None:
         super().__init__()
-        self._portal = portal
+        self.portal: Portal = portal
         self._call = call
         self._task: asyncio.Task[None] | None = None
         self._begun: bool = False
@@ -218,7 +278,7 @@ class PortalTask(Future[T], Generic[T]):
         if self.done():
             return False
         try:
-            self._portal.call_soon(self._cancel)
+            self.portal.call_soon(self._cancel)
         except RuntimeError:  # the portal is stopping and cancels everything itself
             return self._task is not None
         return True
@@ -226,8 +286,19 @@ class PortalTask(Future[T], Generic[T]):
     def begin(self) -> None:
         """Start the call, on the portal's thread."""
         if not self.done():
-            self._task = self._portal.create_task(self._conduct())
+            self._task = self.portal.create_task(self._conduct())
             self._task.add_done_callback(self._ended)
+
+    def abandon(self, failure: BaseException | None) -> None:
+        """Tell who waits that the portal has ended, and why; for its thread, after its loop."""
+        if self.done():
+            return
+        if failure is None:
+            self._give_up()
+            return
+        error = RuntimeError(f"The portal has failed: {failure or type(failure).__name__}")
+        error.__cause__ = failure
+        self.set_exception(error)
 
     def _cancel(self) -> None:
         if self._task is None:  # an exception kept its caller from asking for it
@@ -256,10 +327,6 @@ class PortalTask(Future[T], Generic[T]):
     def _give_up(self) -> None:
         super().cancel()
         self.set_running_or_notify_cancel()
-
-
-class _Ended(Exception):  # noqa: N818 - it is no error
-    """The body of the portal's task group ends."""
 
 
 async def join(future: Future[T]) -> T:
@@ -343,6 +410,7 @@ def _after_fork() -> None:
     # A child has no portal: its parent's thread did not come along, and a lock may have been held.
     Portal._process_portal = None
     Portal._process_lock = threading.Lock()
+    _here.portal = None
 
 
 os.register_at_fork(after_in_child=_after_fork)

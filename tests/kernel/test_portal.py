@@ -233,6 +233,81 @@ def test_after_stop_calls_are_refused_and_shared_is_a_new_one() -> None:
     Portal.shared().stop()
 
 
+def test_on_its_own_thread_a_portal_that_ends_is_still_the_one() -> None:
+    """What begins there while it is stopped ends with it, and no other portal is made for that."""
+    portal = Portal.shared()
+    started, late = threading.Event(), list[object]()
+
+    async def run() -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            late.extend((Portal.shared(), Portal.shared().start_soon(work.run)))
+            Portal.shared().at_end(lambda: late.append("at the end"))
+
+    work = Work()
+    task = portal.start_soon(run)
+    started.wait()
+    portal.stop()
+    assert task.cancelled()
+    assert late[0] is portal
+    assert late[1].cancelled()  # type: ignore[attr-defined]
+    assert late[2] == "at the end"
+    assert work.undone.is_set()
+
+
+def test_a_task_that_fails_disturbs_nobody_else(portal: Portal, caplog: pytest.LogCaptureFixture) -> None:
+    """What lives on the portal and raises is logged; calls go on, and others are taken."""
+
+    async def begin() -> asyncio.Task[None]:
+        return portal.create_task(fail())
+
+    work = Work()
+    going_on = portal.start_soon(work.run)
+    task = portal.call(begin)
+    while not task.done():
+        portal.call(double, 1)
+    assert portal.call(double, 1) == 2
+    assert not going_on.done()
+    assert "What lived on the portal has failed" in caplog.text
+
+
+def test_who_waits_for_a_portal_that_cannot_begin_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a descriptor for its loop, say: each call fails with the reason, and the next portal is a new one."""
+    asked = threading.Event()
+
+    def no_loop() -> asyncio.AbstractEventLoop:
+        asked.wait(20)
+        raise OSError("Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("asyncio.events.new_event_loop", no_loop)
+        portal = Portal.shared()
+        task = portal.start_soon(double, 1)
+        asked.set()
+        with pytest.raises(RuntimeError, match="portal has failed: Too many open files"):
+            task.result(timeout=20)
+        portal._thread.join()
+        assert portal.stopped
+        with pytest.raises(RuntimeError, match="was stopped"):
+            portal.start_soon(double, 1)
+    assert Portal.shared().call(double, 1) == 2
+    Portal.shared().stop()
+
+
+def test_who_waits_for_a_portal_whose_loop_breaks_is_told() -> None:
+    """Nobody waits for ever because something has stopped its loop."""
+    portal, work = Portal(), Work()
+    task = portal.start_soon(work.run)
+    work.started.wait()
+    assert portal._loop is not None
+    portal._loop.call_soon_threadsafe(portal._loop.stop)
+    with pytest.raises((CancelledError, RuntimeError)):
+        task.result(timeout=20)
+    portal.stop()
+
+
 def test_stopping_on_the_own_thread_is_refused(portal: Portal) -> None:
     """A portal cannot wait for its own end."""
 

@@ -5,7 +5,9 @@ A kernelspec asks for one in its `metadata.kernel_provisioner`; JUPYTER_DEFAULT_
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from concurrent.futures import CancelledError
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,13 +16,15 @@ from traitlets import Unicode
 from traitlets.config import LoggingConfigurable
 from traitlets.utils.importstring import import_item
 
+from cobnut_kernel.errors import KernelError, KernelStartError
 from cobnut_kernel.kernelspec import KernelSpec
-from cobnut_kernel.portal import Portal, finish
+from cobnut_kernel.portal import Portal, finish, settled
 from cobnut_kernel.provisioning.placement import PORT_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
+    from cobnut_kernel.portal import PortalTask
     from cobnut_kernel.provisioning.base import KernelConnectionInfo
     from cobnut_kernel.provisioning.local import LocalProvisioner
 
@@ -33,9 +37,10 @@ REPORTED_LINES = 20
 class CobnutLocalProvisioner(LoggingConfigurable):
     """A `LocalProvisioner` in the service of a manager of jupyter_client, whose calls come on any loop of any thread.
 
-    What it does happens on our portal. The kernel's connection file is a private one; the manager writes its own for
-    its clients, of what `launch_kernel` returns. They are clients of jupyter_client, so the kernel gets ports, unless
-    the manager's transport, or that of this provisioner in the kernelspec, is ipc.
+    What it does happens on our portal, and the kernel ends with that; on the next one it can be started again.
+    The kernel's connection file is a private one; the manager writes its own for its clients, of what `launch_kernel`
+    returns. They are clients of jupyter_client, so the kernel gets ports, unless the manager's transport, or that of
+    this provisioner in the kernelspec, is ipc.
 
     Args:
         kernel_id: of the kernel.
@@ -57,6 +62,9 @@ class CobnutLocalProvisioner(LoggingConfigurable):
         )
         self._is_managed: bool = False
         self._is_to_end: bool = False
+        self._is_lost: bool = False
+        self._is_over: asyncio.Event | None = None
+        self._stay: PortalTask[None] | None = None
         _count_as_theirs(type(self))
 
     # ── the process ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -137,16 +145,17 @@ class CobnutLocalProvisioner(LoggingConfigurable):
         if not (self._settings.cache_ports or any(self._settings.ports)):
             self._ours.connection_info = {}
         self._is_to_end = False
-        return await self._do(partial(self._undone_on_failure, partial(self._ours.pre_launch, **kwargs)))
+        return await self._do(partial(self._prepare, kwargs))
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Start the process and return where the kernel is reached.
 
         Raises:
-            KernelStartError: it could not be started; nothing of it is left.
+            KernelStartError: it could not be started, or what was prepared for it has ended with the portal; nothing
+                of it is left.
             KernelDiedError: it has ended before it told where it is reached; nothing of it is left.
         """
-        info = await self._do(partial(self._undone_on_failure, partial(self._ours.launch_kernel, cmd, **kwargs)))
+        info = await self._do(partial(self._launch, cmd, kwargs))
         self._is_managed = True
         return info
 
@@ -156,7 +165,46 @@ class CobnutLocalProvisioner(LoggingConfigurable):
 
     async def cleanup(self, restart: bool = False) -> None:
         """Remove what the kernel used besides its process; with `restart` only what the next one does not use."""
-        await self._do(partial(self._ours.cleanup, restart=restart))
+        await self._do(partial(self._clean_up, restart=restart))
+
+    async def _prepare(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        prepared = await self._undone_on_failure(partial(self._ours.pre_launch, **kwargs))
+        self._settle()
+        return prepared
+
+    async def _adopt(self, provisioner_info: Mapping[str, Any]) -> None:
+        await self._ours.load_provisioner_info(provisioner_info)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Let what there is of the kernel end with the portal."""
+        self._is_lost = False
+        if self._stay is None:
+            self._is_over = asyncio.Event()
+            self._stay = Portal.shared().start_soon(self._end_with_portal, self._is_over)
+
+    async def _launch(self, cmd: list[str], kwargs: dict[str, Any]) -> KernelConnectionInfo:
+        if self._is_lost:  # nobody would hear the kernel tell its ports
+            raise KernelStartError("The start of the kernel was interrupted, its portal was stopped: start it again.")
+        return await self._undone_on_failure(partial(self._ours.launch_kernel, cmd, **kwargs))
+
+    async def _clean_up(self, *, restart: bool) -> None:
+        await self._ours.cleanup(restart=restart)
+        if not restart and self._is_over is not None:
+            self._is_over.set()
+            self._stay = self._is_over = None
+
+    async def _end_with_portal(self, is_over: asyncio.Event) -> None:
+        """Let nobody wait for a kernel that nobody can watch any more."""
+        try:
+            await is_over.wait()
+        except asyncio.CancelledError:
+            self._is_lost = True
+            if self._ours.independent:
+                self._ours.let_go()
+            else:
+                await finish(self._undo())
+            raise
 
     async def _undone_on_failure(self, step: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do a step of the launch; the manager would not clear up after one that fails."""
@@ -169,7 +217,7 @@ class CobnutLocalProvisioner(LoggingConfigurable):
     async def _undo(self) -> None:
         await self._ours.kill()
         await self._ours.wait()
-        await self._ours.cleanup()
+        await self._clean_up(restart=False)
 
     # ── what is known of it ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -195,12 +243,26 @@ class CobnutLocalProvisioner(LoggingConfigurable):
         Raises:
             KernelError: it is not to be had.
         """
-        await self._do(partial(self._ours.load_provisioner_info, provisioner_info))
+        await self._do(partial(self._adopt, provisioner_info))
         self.kernel_id = self._ours.kernel_id
         self._is_managed = True
 
     async def _do(self, step: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        return await Portal.shared().run(step)
+        """Do something on the portal; where one ends that the kernel lives on, after that.
+
+        Raises:
+            KernelError: the portal was stopped meanwhile.
+        """
+        portal = Portal.shared()
+        if (stay := self._stay) is not None and stay.portal is not portal:
+            await settled(stay)
+            self._stay = None if self._stay is stay else self._stay
+        try:
+            return await portal.run(step)
+        except CancelledError as error:
+            raise KernelError(
+                "The portal of the kernel was stopped, and the kernel with it: start it again."
+            ) from error
 
 
 class CobnutForkProvisioner(CobnutLocalProvisioner):

@@ -121,8 +121,7 @@ async def give_up(
 
 def running_tasks() -> int:
     """How many tasks run on the portal: of the guard there is none."""
-    tasks = Portal.shared()._tasks
-    return len(vars(tasks)["_tasks"]) if tasks is not None else 0
+    return len(Portal.shared()._tasks)
 
 
 def start(multi: Multi, name: str = "tiny") -> Callable[[], Awaitable[object]]:

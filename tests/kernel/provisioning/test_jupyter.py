@@ -10,10 +10,13 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
+from dataclasses import asdict
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 from jupyter_client.ioloop import AsyncIOLoopKernelManager
 from jupyter_client.kernelspec import KernelSpec as ForeignSpec
@@ -24,8 +27,14 @@ from jupyter_client.provisioning import KernelProvisionerBase, KernelProvisioner
 from jupyter_core.utils import run_sync
 from tests.kernel.leftovers import eventually, is_running
 
+from cobnut_kernel.connection_files import ProcessIdentity
+from cobnut_kernel.errors import KernelError, KernelStartError
 from cobnut_kernel.kernelspec import PROVISIONER_GROUP, KernelSpec, native_spec, own_spec
+from cobnut_kernel.portal import Portal
+from cobnut_kernel.provisioning.forked_process import ForkedProcess
 from cobnut_kernel.provisioning.jupyter import CobnutForkProvisioner, CobnutLocalProvisioner, ManagerSettings, our_spec
+from cobnut_kernel.provisioning.local import LocalProvisioner
+from cobnut_kernel.provisioning.templates import Templates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -252,6 +261,100 @@ async def test_many_at_once(specs: KernelSpecManager) -> None:
     await manager.shutdown_all()
     assert len(manager) == 0
     manager.context.destroy(linger=0)
+
+
+# ── the end of the portal ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def stop_portal() -> None:
+    """End the portal, as the end of a program does, and see that no kernel of ours is left."""
+    Portal.shared().stop()
+    assert not psutil.Process().children(recursive=True)
+    assert not left_over("kernel-*.json")
+
+
+async def ready_to_fork() -> None:
+    """Have a fork server that is ready, so that the next kernel is one of its."""
+    Templates.warm()
+    await eventually(lambda: any(server.is_ready for server in Templates.shared()._servers))
+
+
+@pytest.mark.parametrize("wish", ["start_kernel", "restart_kernel", "shutdown_kernel"])
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_portal_that_stops_while_a_kernel_runs(specs: KernelSpecManager, name: str, wish: str) -> None:
+    """The kernel ends with it, which its manager sees at once, and whatever that does next is done on the next one."""
+    if name == "cobnut-with-cobnut-fork":
+        await ready_to_fork()
+    manager = AsyncKernelManager(kernel_name=name, kernel_spec_manager=specs)
+    await manager.start_kernel()
+    assert manager.provisioner is not None
+    assert isinstance(manager.provisioner.process, ForkedProcess) == (name == "cobnut-with-cobnut-fork")
+    await asyncio.to_thread(stop_portal)
+    assert not await manager.is_alive()
+    await getattr(manager, wish)()
+    assert await manager.is_alive() == (wish != "shutdown_kernel")
+    other = AsyncKernelManager(kernel_name=name, kernel_spec_manager=specs)
+    await other.start_kernel()
+    for each in (other, manager):
+        await each.shutdown_kernel(now=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_portal_that_stops_between_two_steps_of_a_start(
+    specs: KernelSpecManager, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The start fails and says so, instead of waiting for a kernel that registers with nobody; the next one works."""
+    launch = CobnutLocalProvisioner.launch_kernel
+
+    async def launch_later(self: CobnutLocalProvisioner, cmd: list[str], **kwargs: Any) -> Any:
+        await asyncio.to_thread(stop_portal)
+        return await launch(self, cmd, **kwargs)
+
+    manager = AsyncKernelManager(kernel_name=name, kernel_spec_manager=specs)
+    with monkeypatch.context() as patch:
+        patch.setattr(CobnutLocalProvisioner, "launch_kernel", launch_later)
+        with pytest.raises(KernelStartError, match=r"interrupted.*start it again"):
+            await manager.start_kernel()
+    await manager.start_kernel()
+    await manager.shutdown_kernel(now=True)
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1])
+@pytest.mark.parametrize("name", ["cobnut-with-cobnut-local", "cobnut-with-cobnut-fork"])
+async def test_a_portal_that_stops_during_a_start(specs: KernelSpecManager, name: str, delay: float) -> None:
+    """Wherever that is, who has asked for the kernel is told, and the next start works."""
+    if name == "cobnut-with-cobnut-fork":
+        await ready_to_fork()
+    manager = AsyncKernelManager(kernel_name=name, kernel_spec_manager=specs)
+    start = asyncio.ensure_future(manager.start_kernel())
+    await asyncio.sleep(delay)
+    await asyncio.to_thread(Portal.shared().stop)
+    with suppress(KernelError):
+        await start
+    await manager.start_kernel()
+    client = manager.client()
+    client.start_channels()
+    await client.wait_for_ready(20)
+    client.stop_channels()
+    await manager.shutdown_kernel(now=True)
+
+
+async def test_an_adopted_kernel_ends_with_the_portal(specs: KernelSpecManager) -> None:
+    """Like one that was started; who waits for its end is told."""
+    with subprocess.Popen(["sleep", "600"], start_new_session=True) as process:  # noqa: ASYNC220 - it is quick
+        theirs = LocalProvisioner(kernel_id="id", kernel_spec=own_spec())
+        info = {**await theirs.get_provisioner_info(), "process": asdict(ProcessIdentity.of(process.pid))}
+        adopter = CobnutLocalProvisioner(kernel_id="id", kernel_spec=own_spec())
+        await adopter.load_provisioner_info(info)
+        waiting = asyncio.ensure_future(adopter.wait())
+        await asyncio.sleep(0)
+        assert adopter.has_process
+        stopping = asyncio.ensure_future(asyncio.to_thread(Portal.shared().stop))
+        await asyncio.to_thread(process.wait)
+        await stopping
+        with suppress(KernelError):
+            await waiting
+        assert await adopter.poll() == 0
 
 
 # ── without a kernel ────────────────────────────────────────────────────────────────────────────────────────────────
