@@ -130,7 +130,7 @@ def warm(env: Mapping[str, str] | None = None) -> ForkServer:
 
 def servers() -> list[ForkServer]:
     """List the fork servers."""
-    templates = Templates._process_templates
+    templates = Templates._of_this_process
     return list(templates._servers) if templates is not None else []
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from cobnut_kernel.connection_files import OwnerDirectory, sweep
-from cobnut_kernel.portal import Portal
+from cobnut_kernel.provisioning.per_process import PerProcess
 from cobnut_kernel.provisioning.process import ChildProcess
 
 if TYPE_CHECKING:
@@ -59,29 +59,19 @@ class Entry(NamedTuple):
         return " ".join(("add", str(self.identity.pid), str(self.identity.start_time), *map(_hex, self.files)))
 
 
-class Guard:
+class Guard(PerProcess):
     """One process per owner that ends his kernels when he has ended: by SIGKILL of him, by a crash, or quietly.
 
     It is a fork server as soon as one runs, which guards its own kernels anyway. Without one it is a small process
     of its own, which starts with the first kernel, after that one's process, and is told of it through a pipe: what
     it has not read yet when the owner ends it reads then. Nobody else has the pipe's writing end: it is closed on
-    exec, and in forked children by hand. All methods are for the portal's thread.
+    exec, and in forked children by hand.
     """
-
-    _process_guard: Guard | None = None
 
     def __init__(self) -> None:
         self._entries: dict[int, Entry] = {}
         self._child: ChildProcess | None = None
         self._warden: Warden | None = None
-
-    @classmethod
-    def shared(cls) -> Guard:
-        """Return this process's guard; it ends with the portal."""
-        if cls._process_guard is None:
-            cls._process_guard = cls()
-            Portal.shared().at_end(cls._process_guard.close)
-        return cls._process_guard
 
     @property
     def pid(self) -> int | None:
@@ -115,11 +105,9 @@ class Guard:
         elif self._child is not None:
             self._tell(f"remove {pid}")
 
-    def close(self) -> None:
+    def _release(self) -> None:
         """Let the guard end, and remove this process's folder; what it still guards it ends before."""
         child, self._child = self._child, None
-        if Guard._process_guard is self:
-            Guard._process_guard = None
         if not self._entries:
             OwnerDirectory.remove()
         if child is not None:
@@ -233,12 +221,3 @@ def _write_some(pipe: int, data: memoryview) -> int:
 
 def _hex(path: str | os.PathLike[str]) -> str:
     return os.fsencode(path).hex()
-
-
-def _after_fork() -> None:
-    guard, Guard._process_guard = Guard._process_guard, None
-    if guard is not None:
-        guard.disown()
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -14,6 +14,7 @@ from cobnut_kernel.protocol.fork import kernel_arguments, start_variables
 from cobnut_kernel.provisioning.command import with_our_python
 from cobnut_kernel.provisioning.fork_server import ForkServer
 from cobnut_kernel.provisioning.guard import Guard
+from cobnut_kernel.provisioning.per_process import PerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,24 +32,14 @@ BOOT_TIME = 2.0
 _log = logging.getLogger(__name__)
 
 
-class Templates:
+class Templates(PerProcess):
     """The process's fork servers; they end with the portal, and all methods are for its thread."""
 
-    _process_templates: Templates | None = None
-
     def __init__(self) -> None:
+        Guard.shared()  # it is there first, and so ends after them
         self._servers: list[ForkServer] = []
         self._hopeless: list[dict[str, str]] = []
         self._wanted: list[dict[str, str]] = []
-
-    @classmethod
-    def shared(cls) -> Templates:
-        """Return those of this process; they end with the portal."""
-        if cls._process_templates is None:
-            cls._process_templates = cls()
-            Guard.shared()  # it ends after them
-            Portal.shared().at_end(cls._process_templates.close)
-        return cls._process_templates
 
     @classmethod
     def warm(cls, env: Mapping[str, str] | None = None, *, soon: bool = False) -> None:
@@ -102,10 +93,8 @@ class Templates:
         server.retire()
         self.prepare(env, is_awaited=False)
 
-    def close(self) -> None:
+    def _release(self) -> None:
         """End them all, and what they have forked or guard."""
-        if Templates._process_templates is self:
-            Templates._process_templates = None
         while self._servers:
             self._servers.pop().close()
 
@@ -141,12 +130,3 @@ def kernel_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
     given = dict(os.environ if env is None else env)
     given.pop("PYTHONEXECUTABLE", None)
     return {**given, "JPY_PARENT_PID": str(os.getpid())}
-
-
-def _after_fork() -> None:
-    templates, Templates._process_templates = Templates._process_templates, None
-    if templates is not None:
-        templates.disown()
-
-
-os.register_at_fork(after_in_child=_after_fork)

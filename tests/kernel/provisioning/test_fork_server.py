@@ -230,7 +230,7 @@ def test_elsewhere_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """On other systems nobody tries."""
     monkeypatch.setattr(templates, "can_fork", lambda: False)
     Templates.warm()
-    assert Templates._process_templates is None
+    assert Templates._of_this_process is None
     assert not is_forkable([sys.executable, "-P", "-m", "cobnut_kernel"])
 
 
@@ -327,7 +327,7 @@ def test_a_forked_child_of_ours_is_not_taken_for_us() -> None:
     child = os.fork()
     if not child:
         try:
-            alive = Templates._process_templates is None and server._socket.fileno() == -1
+            alive = Templates._of_this_process is None and server._socket.fileno() == -1
             os._exit(0 if alive else 1)
         finally:
             os._exit(2)

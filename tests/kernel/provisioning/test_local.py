@@ -325,7 +325,7 @@ def test_a_kernel_is_told_of_its_owner_and_not_of_ours(monkeypatch: pytest.Monke
     assert (int(number), int(inode)) == (pipe.reading_end, os.fstat(pipe.reading_end).st_ino)
     child = os.fork()
     if not child:
-        os._exit(0 if OwnerPipe._process_pipe is None else 1)
+        os._exit(0 if OwnerPipe._of_this_process is None else 1)
     assert os.waitpid(child, 0)[1] == 0
 
 
