@@ -188,6 +188,17 @@ def secure_directory(path: Path) -> Path:
     """
     with suppress(FileExistsError):
         path.mkdir(mode=0o700, parents=True)
+    require_private(path)
+    return path
+
+
+def require_private(path: Path) -> None:
+    """See that a folder is one that only we can enter.
+
+    Raises:
+        ConnectionFileError: it is a link, no folder, another user's, or open to others.
+        OSError: it is not there, or cannot be looked at.
+    """
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode):
         raise ConnectionFileError(f"{path} is no folder, or a link to one: remove it, or choose another place.")
@@ -196,7 +207,6 @@ def secure_directory(path: Path) -> Path:
     if found.st_mode & 0o077:
         mode = stat.S_IMODE(found.st_mode)
         raise ConnectionFileError(f"The folder {path} is open to others (mode {mode:o}): chmod 700 it.")
-    return path
 
 
 def runtime_directories() -> list[Path]:

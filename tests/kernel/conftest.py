@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_ipython_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the kernels away from the history and the start-up files of whoever runs the tests."""
+def _own_user_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the kernels away from the history, the start-up files and the state of whoever runs the tests."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         patch.setenv("IPYTHONDIR", str(tmp_path_factory.mktemp("ipython")))
         yield
 

@@ -56,7 +56,8 @@ class ConnectionFileMixin(LoggingConfigurable):
     launches the kernel. Once it is launched they tell what it came to. The next start begins with the wishes again.
 
     Names and meanings are those of the documented `ConnectionFileMixin` of jupyter_client. Other than there the
-    default transport is "auto": unix sockets for the kernels that can, ports for all others.
+    default transport is "auto": unix sockets for the kernels that are known to take them, or once have because they
+    were asked for, ports for all others.
     """
 
     data_dir = Unicode(help="Jupyter's folder of this user's data.")
@@ -67,7 +68,7 @@ class ConnectionFileMixin(LoggingConfigurable):
         ["auto", "tcp", "ipc"],
         default_value="auto",
         config=True,
-        help="How the kernel is reached: ports (tcp), unix sockets (ipc), or what it is known to take.",
+        help="How the kernel is reached: ports (tcp), unix sockets (ipc), or what it is known, or has shown, to take.",
     )
     ip = Unicode(
         config=True,

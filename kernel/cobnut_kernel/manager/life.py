@@ -202,14 +202,21 @@ class KernelLife:
         """Wait for the first answer or the end; return why the kernel was ended for its silence, or nothing."""
         reason = await self._answering.first(ended, self._manager.startup_timeout)
         if self._answering.heard.is_set():
+            self._tell_answer(provisioner, answered=True)
             self._lifecycle.answer()
             return ""
+        if self._lifecycle.state is KernelState.STARTING:  # a stop says nothing of the kernel
+            self._tell_answer(provisioner, answered=False)
         if ended.done():
             return ""
         if self._manager.owns_kernel:
             with going_on(self._manager, "kill it"):
                 await provisioner.kill()
         return reason
+
+    def _tell_answer(self, provisioner: KernelProvisionerBase, *, answered: bool) -> None:
+        with going_on(self._manager, "note whether it answers"):
+            provisioner.note_answer(answered=answered)
 
     async def _launched_again(
         self, provisioner: KernelProvisionerBase, ended: asyncio.Task[int | None]

@@ -105,6 +105,9 @@ class KernelProvisionerBase(ABC, LoggingConfigurable, metaclass=ABCMetaWithTrait
         """
         return None
 
+    def note_answer(self, *, answered: bool) -> None:
+        """Take note that the kernel has answered after its launch, or has not: it ended before, or was silent."""
+
     def let_go(self) -> None:
         """Leave the process alone, which may outlive us: watch it no longer, and release what watching took."""
 

@@ -28,9 +28,18 @@ from cobnut_kernel.provisioning.files import is_private, own_folder, remove, wri
 from cobnut_kernel.provisioning.guard import Guard
 from cobnut_kernel.provisioning.owner_pipe import VARIABLE as OWNER_PIPE
 from cobnut_kernel.provisioning.owner_pipe import OwnerPipe
-from cobnut_kernel.provisioning.placement import LOCALHOST, PORT_NAMES, Wishes, decide_transport, needs_short_paths
+from cobnut_kernel.provisioning.placement import (
+    LOCALHOST,
+    PORT_NAMES,
+    Wishes,
+    asked_transport,
+    decide_transport,
+    is_known_to_take_ipc,
+    needs_short_paths,
+)
 from cobnut_kernel.provisioning.ports import Ports, require_own_address
 from cobnut_kernel.provisioning.process import ChildProcess, signal_name
+from cobnut_kernel.provisioning.socket_proof import SocketProof
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -86,6 +95,8 @@ class LocalProvisioner(KernelProvisionerBase):
         self._launch: tuple[list[str], dict[str, str], dict[str, Any]] | None = None
         self._retries: int = 0
         self._short_folder: str = ""
+        self._proof: SocketProof | None = None
+        self._leaves_sockets: bool = False
 
     @default("registration_timeout")
     def _default_registration_timeout(self) -> float:
@@ -150,6 +161,8 @@ class LocalProvisioner(KernelProvisionerBase):
         self.independent = bool(kwargs.pop("independent", False))
         self.process = None  # what the last one said is no longer of interest
         self._retries = 0
+        is_another = bool(kwargs.get("cmd")) or is_known_to_take_ipc(self.kernel_spec)
+        self._proof = None if is_another else SocketProof(self.kernel_spec, self.log)
         given: Mapping[str, str] = kwargs.get("env") or {}
         self._extra = {"jupyter_session": name} if (name := given.get("JPY_SESSION_NAME")) else {}
         kwargs = await super().pre_launch(**kwargs)
@@ -193,6 +206,17 @@ class LocalProvisioner(KernelProvisionerBase):
         self._ports.give_back()
         self._place(wishes)
         return await self._begin(*self._launch)
+
+    def note_answer(self, *, answered: bool) -> None:
+        """Remember a kernel that answers on unix sockets, and forget one that does not: its next launch gets ports.
+
+        Where somebody asks for sockets it gets them all the same, and so does one that is known to take them.
+        """
+        if self._proof is None or self._wishes is None or self.connection_info.get("transport") != "ipc":
+            return
+        self._proof.give() if answered else self._proof.withdraw()
+        asked = asked_transport(self.kernel_spec, self._wishes, self.transport)
+        self._leaves_sockets = not answered and asked == "auto"
 
     async def cleanup(self, restart: bool = False) -> None:
         """Remove the sockets and, unless a launch follows, the connection file; give the ports back."""
@@ -361,7 +385,7 @@ class LocalProvisioner(KernelProvisionerBase):
             return None
         info = ConnectionInfo.from_dict(self.connection_info)
         if info.transport == "ipc":
-            return info if Path(info.ip).parent.is_dir() else None
+            return info if Path(info.ip).parent.is_dir() and not self._leaves_sockets else None
         ports = [info.port(channel) for channel in Channel]
         if not self._ports.are_held and self._remembers_ports:
             with suppress(KernelStartError):
@@ -382,7 +406,8 @@ class LocalProvisioner(KernelProvisionerBase):
             "extra": self._extra,
         }
         prefix = self._prefix(wishes, path)
-        if decide_transport(self.kernel_spec, wishes, self.transport, prefix) == "ipc":
+        is_proven = self._proof is not None and self._proof.is_given
+        if decide_transport(self.kernel_spec, wishes, self.transport, prefix, is_proven=is_proven) == "ipc":
             others = (number for number in count(1) if number not in wishes.ports)
             return _connection("ipc", prefix, [port or next(others) for port in wishes.ports], fields)
         ip = wishes.ip or LOCALHOST

@@ -63,25 +63,33 @@ class Wishes(NamedTuple):
         return any(self.ports) or self.ip not in ("", LOCALHOST)
 
 
-def decide_transport(spec: KernelSpec, wishes: Wishes, setting: str, prefix: str) -> str:
+def decide_transport(spec: KernelSpec, wishes: Wishes, setting: str, prefix: str, *, is_proven: bool = False) -> str:
     """Decide between "ipc" and "tcp".
 
     Args:
-        spec: of the kernel; its `metadata.cobnut.transport` counts after both of the following.
+        spec: of the kernel.
         wishes: of the manager's user.
         setting: of the provisioner.
         prefix: where the sockets would be.
+        is_proven: whether the kernel has answered on unix sockets before.
 
     Raises:
         KernelStartError: ipc is asked for, and the paths of the sockets would be too long.
     """
     fits = len(os.fsencode(f"{prefix}-5")) <= SOCKET_PATH_LIMIT
-    asked = next((each for each in (wishes.transport, setting, declared_transport(spec)) if each != "auto"), "")
+    asked = asked_transport(spec, wishes, setting)
     if asked == "ipc" and not fits:
         raise KernelStartError(f"The path {prefix}-5 is too long for a socket: set TMPDIR to a shorter one.")
-    if asked:
+    if asked != "auto":
         return asked
-    return "ipc" if fits and not wishes.are_about_ports and is_known_to_take_ipc(spec) else "tcp"
+    can = is_proven or is_known_to_take_ipc(spec)
+    return "ipc" if can and fits and not wishes.are_about_ports else "tcp"
+
+
+def asked_transport(spec: KernelSpec, wishes: Wishes, setting: str) -> str:
+    """Return the transport that somebody asks for: the manager's user, the provisioner's, the kernelspec; or "auto"."""
+    asked = (wishes.transport, setting, declared_transport(spec))
+    return next((each for each in asked if each != "auto"), "auto")
 
 
 def needs_short_paths(spec: KernelSpec, prefix: str) -> bool:
