@@ -5,24 +5,30 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
-from contextlib import closing
+from contextlib import closing, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nbformat
+import psutil
 import pytest
 import websocket
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from tests.kernel.leftovers import processes_knowing, until
+
+from cobnut_kernel.protocol.fork import MODULE
 
 from .terminal import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -159,8 +165,13 @@ class Server:
         return websocket.create_connection(url, timeout=40)
 
     def close(self) -> None:
-        """End the server, and its kernels with it."""
+        """End the server, and its kernels with it; again does nothing."""
         self.process.terminate()
+        self.process.wait(30)
+
+    def kill(self) -> None:
+        """End the server so that it can do nothing about its kernels."""
+        self.process.kill()
         self.process.wait(30)
 
 
@@ -222,3 +233,112 @@ def test_jupyters_server_starts_runs_interrupts_restarts_and_ends_it(server: Ser
         assert seen["execute_result"] == {"data": {"text/plain": "48"}, "metadata": {}, "execution_count": 1}
     server.call("DELETE", f"kernels/{kernel_id}")
     assert server.call("GET", "kernels") == []
+
+
+# ── with our provisioners ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A runtime folder of the login that is new, and short enough for sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="cob-", dir="/tmp"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(params=["cobnut-fork", "cobnut-local"])
+def provisioner(request: pytest.FixtureRequest, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The provisioner of all kernels whose specs name none, by the documented variable."""
+    del runtime
+    monkeypatch.setenv("JUPYTER_DEFAULT_PROVISIONER_NAME", request.param)
+    return request.param
+
+
+def run(channels: websocket.WebSocket, code: str) -> str:
+    """Run a cell, and return the text of its result."""
+    content = {"code": code, "silent": False, "store_history": True, "allow_stdin": False}
+    return until_idle(channels, send(channels, "execute_request", content))["execute_result"]["data"]["text/plain"]
+
+
+def pid_of(channels: websocket.WebSocket) -> int:
+    """Ask a kernel for its process."""
+    return int(run(channels, "import os; os.getpid()"))
+
+
+def is_fork_server(process: psutil.Process) -> bool:
+    """Say whether a process is one that kernels are forked from."""
+    with suppress(psutil.Error):
+        return MODULE in process.cmdline()
+    return False
+
+
+def parent_kind(server: Server, pid: int) -> str:
+    """Say who has started a kernel: the server itself, or a fork server of its."""
+    parent = psutil.Process(pid).parent()
+    assert parent is not None
+    if parent.pid == server.process.pid:
+        return "server"
+    assert is_fork_server(parent)
+    assert parent.ppid() == server.process.pid
+    return "fork server"
+
+
+def has_spare_kernel(server: Server) -> bool:
+    """Say whether a server has a fork server with a kernel that waits for its turn."""
+    return any(is_fork_server(child) and child.children() for child in psutil.Process(server.process.pid).children())
+
+
+def test_jupyters_server_with_our_provisioners(provisioner: str, server: Server, runtime: Path) -> None:
+    """Start, cell, interrupt, restart and end; the first kernel starts cold, as no fork server is there before it."""
+    kernel_id = server.call("POST", "kernels", {"name": "cobnut"})["id"]
+    with closing(server.connect(kernel_id)) as channels:
+        first = pid_of(channels)
+        assert parent_kind(server, first) == "server"
+        assert run(channels, "x = 6; x * 7") == "42"
+        content = {"code": "print('asleep', flush=True); import time; time.sleep(60)", "silent": False}
+        busy = send(channels, "execute_request", content)
+        while json.loads(channels.recv())["msg_type"] != "stream":
+            pass
+        server.call("POST", f"kernels/{kernel_id}/interrupt")
+        assert until_idle(channels, busy)["execute_reply"]["ename"] == "KeyboardInterrupt"
+        assert run(channels, "x") == "6"
+    if provisioner == "cobnut-fork":
+        until(lambda: has_spare_kernel(server))
+    server.call("POST", f"kernels/{kernel_id}/restart")
+    until(lambda: not psutil.pid_exists(first))
+    with closing(server.connect(kernel_id)) as channels:
+        second = pid_of(channels)
+        assert parent_kind(server, second) == ("fork server" if provisioner == "cobnut-fork" else "server")
+        assert run(channels, "'x' in globals()") == "False"
+    server.call("DELETE", f"kernels/{kernel_id}")
+    assert server.call("GET", "kernels") == []
+    until(lambda: not psutil.pid_exists(second))
+    server.close()
+    until(lambda: not processes_knowing(runtime), "the server has left processes")
+    assert [*kernel_files(runtime), *kernel_files(server.port_file.parent)] == []
+
+
+@pytest.mark.parametrize("end", ["close", "kill"])
+def test_the_end_of_a_server_with_our_provisioners(provisioner: str, server: Server, runtime: Path, end: str) -> None:
+    """Asked to end, or killed, it leaves no kernel, cold or forked, and no socket or file of ours."""
+    kernels = [server.call("POST", "kernels", {"name": "cobnut"})["id"]]
+    if provisioner == "cobnut-fork":
+        until(lambda: has_spare_kernel(server))
+    kernels += [server.call("POST", "kernels", {"name": "cobnut"})["id"]]
+    pids: list[int] = []
+    for kernel_id in kernels:
+        with closing(server.connect(kernel_id)) as channels:
+            pids.append(pid_of(channels))
+    forked = "fork server" if provisioner == "cobnut-fork" else "server"
+    assert [parent_kind(server, pid) for pid in pids] == ["server", forked]
+    getattr(server, end)()
+    until(lambda: not processes_knowing(runtime), "the server has left processes")
+    until(lambda: not kernel_files(runtime), "the server has left files")
+    assert end == "kill" or not kernel_files(server.port_file.parent)  # Jupyter's own, in its own folder
+
+
+def kernel_files(folder: Path) -> list[str]:
+    """Find connection files and sockets below a folder."""
+    files = (path for path in folder.rglob("*") if path.match("kernel-*.json") or path.is_socket())
+    return [str(path) for path in files]

@@ -68,7 +68,7 @@ class Possessions:
         return cls(
             descriptors=_descriptors(),
             threads=frozenset(filter(_is_ours, (each.name for each in threading.enumerate()))),
-            processes=frozenset(descendants | _processes_knowing(folder)),
+            processes=frozenset(descendants | processes_knowing(folder)),
             files=frozenset(str(path.relative_to(folder)) for path in folder.rglob("*/*")),
         )
 
@@ -114,7 +114,7 @@ def _is_ours(thread: str) -> bool:
     return not thread.startswith(("Trio", "AnyIO", "asyncio_"))
 
 
-def _processes_knowing(folder: Path) -> set[int]:
+def processes_knowing(folder: Path) -> set[int]:
     """Find the processes that were started with this runtime folder in their environment, whoever their parent is."""
     found: set[int] = set()
     mark = f"XDG_RUNTIME_DIR={folder}".encode()
