@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import cycle
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cobnut_kernel.client.client import AsyncKernelClient
 from cobnut_kernel.protocol.messages import Channel, MessageType
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Generator
+    from collections.abc import AsyncGenerator, Coroutine, Generator
 
     from cobnut_kernel.manager.manager import AsyncKernelManager
     from cobnut_kernel.portal import Portal
     from cobnut_kernel.protocol.messages import Message
+
+T = TypeVar("T")
 
 ASK_AGAIN = 1.0
 """After how many seconds without an answer a starting kernel is asked again."""
@@ -30,6 +32,18 @@ def own_client(manager: AsyncKernelManager) -> Generator[AsyncKernelClient]:
         yield client
     finally:
         client.stop_channels()
+
+
+@asynccontextmanager
+async def meanwhile(work: Coroutine[Any, Any, T]) -> AsyncGenerator[asyncio.Task[T]]:
+    """Do some work beside what follows, and no longer; that it fails is for who looks at its task."""
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())  # or asyncio would complain of it
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
 
 
 class Answering:
@@ -62,11 +76,8 @@ class Answering:
 
     async def within(self, ended: asyncio.Task[int | None], seconds: float) -> bool:
         """Say whether the kernel has answered, or does so soon."""
-        heard = asyncio.ensure_future(self.heard.wait())
-        try:
+        async with meanwhile(self.heard.wait()) as heard:
             await asyncio.wait({heard, ended}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            heard.cancel()
         return self.heard.is_set()
 
     async def _answer(self, timeout: float) -> None:
@@ -82,27 +93,15 @@ class Answering:
 
     async def _ask(self, client: AsyncKernelClient) -> None:
         for channel in cycle((Channel.SHELL, Channel.CONTROL)):  # who is busy on the one may answer on the other
-            asking = asyncio.ensure_future(client.request(MessageType.KERNEL_INFO_REQUEST, {}, channel=channel))
-            asking.add_done_callback(lambda asked: asked.cancelled() or asked.exception())
-            try:
-                await asyncio.wait_for(self.heard.wait(), ASK_AGAIN)
-            except TimeoutError:
-                continue
-            else:
-                return
-            finally:
-                asking.cancel()
-                await asyncio.wait({asking})
+            async with meanwhile(client.request(MessageType.KERNEL_INFO_REQUEST, {}, channel=channel)):
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self.heard.wait(), ASK_AGAIN)
+                    return
 
 
 async def _until(ended: asyncio.Task[int | None], work: Coroutine[None, None, None]) -> None:
     """Do some work unless the process ends before."""
-    task = asyncio.ensure_future(work)
-    try:
+    async with meanwhile(work) as task:
         await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
     if not task.cancelled():
         task.result()

@@ -7,7 +7,7 @@ import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from cobnut_kernel.manager.answering import own_client
+from cobnut_kernel.manager.answering import meanwhile, own_client
 from cobnut_kernel.protocol.messages import Channel, MessageType
 
 if TYPE_CHECKING:
@@ -75,18 +75,11 @@ class Stopping:
         """Ask the kernel to end, and see that it has heard it; do not wait for the end."""
         with own_client(self._manager) as client:
             await self._interrupt(client, provisioner)
-            content = {"restart": restart}
-            heard = asyncio.ensure_future(
-                client.request(MessageType.SHUTDOWN_REQUEST, content, channel=Channel.CONTROL)
-            )
-            heard.add_done_callback(lambda heard: heard.cancelled() or heard.exception())
-            try:
-                await asyncio.sleep(0)  # it is sent
+            asked = client.request(MessageType.SHUTDOWN_REQUEST, {"restart": restart}, channel=Channel.CONTROL)
+            async with meanwhile(asked) as heard:
+                await asyncio.sleep(0)  # with its first step it is sent
                 await provisioner.shutdown_requested(restart)
                 await asyncio.wait({heard, ended}, timeout=HEARING_TIME, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                heard.cancel()
-                await asyncio.wait({heard})
 
     async def finish(
         self,
@@ -145,9 +138,6 @@ class Stopping:
 
     async def _ended_within(self, ended: asyncio.Task[int | None], seconds: float) -> bool:
         """Wait for the end of the process; not for so long when there is a hurry."""
-        hurry = asyncio.ensure_future(self._hurried.wait())
-        try:
+        async with meanwhile(self._hurried.wait()) as hurry:
             await asyncio.wait({ended, hurry}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            hurry.cancel()
         return ended.done()
