@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cobnut_kernel.interpreters import Place, places
-from cobnut_kernel.kernelspec import NATIVE_NAME, OWN_NAME, KernelSpec, own_spec
+from cobnut_kernel.kernelspec import NATIVE_KERNEL_NAME, OWN_NAME, KernelSpec, own_spec
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -32,7 +32,7 @@ class _Maker:
 
 _MAKERS = (
     _Maker("cobnut_kernel", "cobnut", ("-P", "-m", "cobnut_kernel"), "message", OWN_NAME),
-    _Maker("ipykernel", "ipykernel", ("-m", "ipykernel_launcher"), "signal", NATIVE_NAME),
+    _Maker("ipykernel", "ipykernel", ("-m", "ipykernel_launcher"), "signal", NATIVE_KERNEL_NAME),
 )
 """The better one first."""
 
@@ -92,7 +92,7 @@ def find_environments(folder: str | os.PathLike[str] | None = None, taken: Colle
 def _add(found: Environments, place: Place, taken: Collection[str]) -> None:
     spec = environment_spec(place.prefix)
     if spec is not None:
-        spec.name = _free_name(spec.name, place.prefix, {*found.specs, *taken, OWN_NAME, NATIVE_NAME})
+        spec.name = _free_name(spec.name, place.prefix, {*found.specs, *taken, OWN_NAME, NATIVE_KERNEL_NAME})
         found.specs[spec.name] = spec
     elif place.origin:
         name = _free_name(_environment_name(place.prefix), place.prefix, {*found.broken, *taken})
@@ -166,7 +166,7 @@ def _environment_name(prefix: Path) -> str:
     if not _is_environment(prefix) and _interpreter(prefix) is not None:
         return f"python{_python_version(prefix) or 3}"
     name = _as_name(folder) or "environment"
-    return f"{name}-{prefix.name.strip('.').lower()}" if name in (OWN_NAME, NATIVE_NAME) else name
+    return f"{name}-{prefix.name.strip('.').lower()}" if name in (OWN_NAME, NATIVE_KERNEL_NAME) else name
 
 
 def _as_name(folder: str) -> str:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 OWN_NAME = "cobnut"
 """The name of our own kernel; it is there without a folder too."""
 
-NATIVE_NAME = "python3"
+NATIVE_KERNEL_NAME = "python3"
 """The name under which Jupyter knows ipykernel."""
 
 PROVISIONER_GROUP = "jupyter_client.kernel_provisioners"
@@ -134,7 +134,7 @@ def native_spec() -> KernelSpec | None:
         return None
     return KernelSpec(
         argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
-        name=NATIVE_NAME,
+        name=NATIVE_KERNEL_NAME,
         display_name="Python 3 (ipykernel)",
         language="python",
         kernel_protocol_version="5.5",
@@ -239,8 +239,8 @@ class KernelSpecManager(LoggingConfigurable):
                     found.setdefault(name, str(path))
         if self.ensure_native_kernel:
             found.setdefault(OWN_NAME, "")
-            if NATIVE_NAME not in found and (native := native_spec()) is not None:
-                found[NATIVE_NAME] = native.resource_dir
+            if NATIVE_KERNEL_NAME not in found and (native := native_spec()) is not None:
+                found[NATIVE_KERNEL_NAME] = native.resource_dir
         return found
 
     def get_kernel_spec(self, name: str) -> KernelSpec:
@@ -292,7 +292,7 @@ class KernelSpecManager(LoggingConfigurable):
             return partial(self.kernel_spec_class.from_resource_dir, str(path))
         if self.ensure_native_kernel and name == OWN_NAME:
             return own_spec
-        native = native_spec() if self.ensure_native_kernel and name == NATIVE_NAME else None
+        native = native_spec() if self.ensure_native_kernel and name == NATIVE_KERNEL_NAME else None
         spec = native or (self._environments(self._installed()).specs.get(name) if self.find_environments else None)
         return None if spec is None else lambda: spec
 
@@ -392,6 +392,34 @@ class KernelSpecManager(LoggingConfigurable):
         from jupyter_core.paths import SYSTEM_JUPYTER_PATH
 
         return str(Path(SYSTEM_JUPYTER_PATH[0]) / "kernels")
+
+
+# ── without a manager of one's own ──────────────────────────────────────────────────────────────────────────────────
+
+
+def find_kernel_specs() -> dict[str, str]:
+    """Find the folder of every kernelspec by its name, as `KernelSpecManager.find_kernel_specs` does."""
+    return KernelSpecManager().find_kernel_specs()
+
+
+def get_kernel_spec(kernel_name: str) -> KernelSpec:
+    """Read a kernelspec by its name, as `KernelSpecManager.get_kernel_spec` does.
+
+    Raises:
+        NoSuchKernel: there is none, or what is there is broken.
+    """
+    return KernelSpecManager().get_kernel_spec(kernel_name)
+
+
+def install_kernel_spec(
+    source_dir: str | os.PathLike[str],
+    kernel_name: str | None = None,
+    user: bool = False,
+    replace: bool | None = False,
+    prefix: str | None = None,
+) -> str:
+    """Copy a folder with a kernel.json to where Jupyter finds it, as `KernelSpecManager.install_kernel_spec` does."""
+    return KernelSpecManager().install_kernel_spec(source_dir, kernel_name, user, replace, prefix)
 
 
 def _folders(folder: str) -> Iterator[tuple[str, Path]]:

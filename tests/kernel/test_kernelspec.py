@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jupyter_client.kernelspec
 import pytest
 from traitlets.config import Config
 
@@ -376,3 +378,32 @@ def test_removing_a_link_leaves_what_it_links_to(manager: KernelSpecManager, fol
     (folders[0] / "link").symlink_to(real)
     manager.remove_kernel_spec("link")
     assert (real / "kernel.json").exists()
+
+
+# ── without a manager of one's own ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_functions_do_what_a_manager_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They find, read and install in Jupyter's folders, and raise what a manager raises."""
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "data"))
+    source = write_spec(tmp_path, "Source")
+    assert "source" not in kernelspec.find_kernel_specs()
+    with pytest.raises(kernelspec.NoSuchKernel, match="There is no kernel named 'source'"):
+        kernelspec.get_kernel_spec("source")
+    place = kernelspec.install_kernel_spec(str(source), user=True)
+    assert place == str(tmp_path / "data" / "kernels" / "source")
+    assert kernelspec.find_kernel_specs()["source"] == place
+    assert kernelspec.get_kernel_spec("source").argv == MINIMAL["argv"]
+    assert kernelspec.install_kernel_spec(source, "other", prefix=str(tmp_path)).startswith(str(tmp_path / "share"))
+    with pytest.raises(ValueError, match="choose one"):
+        kernelspec.install_kernel_spec(source, user=True, prefix=str(tmp_path))
+    assert kernelspec.find_kernel_specs() == KernelSpecManager().find_kernel_specs()
+
+
+@pytest.mark.parametrize("name", ["find_kernel_specs", "get_kernel_spec", "install_kernel_spec"])
+def test_functions_are_called_as_those_of_jupyter_client(name: str) -> None:
+    """The same names, in the same order, with the same defaults."""
+    ours = inspect.signature(getattr(kernelspec, name)).parameters.values()
+    theirs = inspect.signature(getattr(jupyter_client.kernelspec, name)).parameters.values()
+    assert [(each.name, each.default) for each in ours] == [(each.name, each.default) for each in theirs]
+    assert kernelspec.NATIVE_KERNEL_NAME == jupyter_client.kernelspec.NATIVE_KERNEL_NAME

@@ -24,7 +24,7 @@ from traitlets import (
 from traitlets.config import LoggingConfigurable
 from traitlets.utils.importstring import import_item
 
-from cobnut_kernel.kernelspec import NATIVE_NAME, KernelSpec, KernelSpecManager
+from cobnut_kernel.kernelspec import NATIVE_KERNEL_NAME, KernelSpec, KernelSpecManager
 from cobnut_kernel.manager.connection import ConnectionFileMixin
 
 PENDING_POLICIES = ("raise", "wait", "cancel")
@@ -47,7 +47,7 @@ class ManagerTraits(ConnectionFileMixin):
         twin: the manager of the other colour for the same kernel, where there is one.
     """
 
-    kernel_name = Unicode(NATIVE_NAME, help="The name of the kernelspec.")
+    kernel_name = Unicode(NATIVE_KERNEL_NAME, help="The name of the kernelspec.")
     kernel_id = Unicode(help="The kernel's id; the first start gives it one.")
     kernel_spec_manager = Instance(KernelSpecManager, help="Where kernelspecs are looked for.")
     client_class = DottedObjectName(
@@ -111,7 +111,7 @@ class ManagerTraits(ConnectionFileMixin):
 
     @validate("kernel_name")
     def _modern_name(self, proposal: dict[str, Any]) -> str:
-        return NATIVE_NAME if proposal["value"] == "python" else proposal["value"]
+        return NATIVE_KERNEL_NAME if proposal["value"] == "python" else proposal["value"]
 
     @validate("transport_encryption")
     def _check_transport_encryption(self, proposal: dict[str, Any]) -> str:
@@ -180,7 +180,7 @@ class ManagerTraits(ConnectionFileMixin):
 class MultiManagerTraits(LoggingConfigurable):
     """What can be set on the manager of many kernels; in a configuration its section is `MultiKernelManager`."""
 
-    default_kernel_name = Unicode(NATIVE_NAME, config=True, help="The kernelspec of a start that names none.")
+    default_kernel_name = Unicode(NATIVE_KERNEL_NAME, config=True, help="The kernelspec of a start that names none.")
     kernel_spec_manager = Instance(KernelSpecManager, allow_none=True, help="Where kernelspecs are looked for.")
     kernel_manager_class = DottedObjectName(
         "cobnut_kernel.manager.manager.AsyncKernelManager",
