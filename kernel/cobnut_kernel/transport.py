@@ -50,7 +50,7 @@ class SocketSpec:
 
     The high-water mark is off by default: a queue that silently drops is never what a kernel's channel wants.
     `linger` is how long the thread's end waits for what was not sent yet, in milliseconds. `monitor` is where an
-    inproc PAIR that is open already hears of connections made and lost.
+    inproc PAIR that is open already hears of connections made and lost. One that is `late` waits for its `connect`.
     """
 
     type: zmq.SocketType
@@ -61,6 +61,7 @@ class SocketSpec:
     linger: int = 200
     options: dict[zmq.SocketOption, int | bytes] = field(default_factory=dict[zmq.SocketOption, "int | bytes"])
     monitor: str = ""
+    late: bool = False
 
 
 class Endpoint:
@@ -105,6 +106,11 @@ class Endpoint:
             return False
         return True
 
+    def connect(self) -> None:
+        """Connect a socket that is `late`, in the I/O thread."""
+        if self._socket is not None:
+            self._socket.connect(self.url)
+
     def set_option(self, option: zmq.SocketOption, value: int | bytes) -> None:
         """Set an option of the open socket, in the I/O thread."""
         if self._socket is not None:
@@ -126,7 +132,8 @@ class Endpoint:
         opened = open_socket(context, self.spec.type)
         try:
             _configure(opened, self.spec)
-            (opened.bind if self.spec.bind else opened.connect)(self.spec.url)
+            if not self.spec.late:
+                (opened.bind if self.spec.bind else opened.connect)(self.spec.url)
         except BaseException:
             opened.close(0)
             raise
@@ -138,11 +145,9 @@ class Endpoint:
     def _shut(self) -> None:
         opened, self._socket = self._socket, None
         if opened is not None:
-            while self._outgoing:
-                try:
+            with suppress(zmq.ZMQError):
+                while self._outgoing:
                     opened.send_multipart(self._outgoing.popleft(), zmq.NOBLOCK)
-                except zmq.ZMQError:
-                    break
             opened.close(self.spec.linger)
 
     def _on_events(self, events: int) -> None:
@@ -338,9 +343,7 @@ class IOThread:
     def _turn(self, answering: socket.socket) -> None:
         timeout = self._run_due()
         self._awake = False
-        if self._calls:
-            timeout = 0
-        ready = self._poller.poll(timeout)
+        ready = self._poller.poll(0 if self._calls else timeout)
         self._awake = True
         for source, events in ready:
             if source == answering.fileno():
@@ -479,10 +482,7 @@ class Inbox(ObjectReceiveStream[T], Generic[T]):
 
     def drain(self) -> list[T]:
         """Take all items at once."""
-        items: list[T] = []
-        while self._items:
-            items.append(self._items.popleft())
-        return items
+        return [self._items.popleft() for _ in range(len(self._items))]
 
     async def aclose(self) -> None:
         """Close the stream and drop what is in it."""

@@ -183,6 +183,19 @@ def test_what_is_sent_to_an_absent_peer_waits_for_it(opened: Open, peer: Peer, u
     assert [late.recv() for _ in range(1000)] == [b"%d" % number for number in range(1000)]
 
 
+def test_a_late_socket_is_connected_when_it_is_asked_to(opened: Open, peer: Peer, url: str) -> None:
+    """Before that it is no peer's; what was sent to it waits."""
+    listener = peer(zmq.DEALER)
+    listener.bind(url)
+    endpoint = opened(SocketSpec(zmq.DEALER, url, late=True))
+    endpoint.send([b"waits"])
+    assert not listener.poll(50)
+    IOThread.shared().call_soon(endpoint.connect)
+    assert listener.recv() == b"waits"
+    endpoint.close()
+    endpoint.connect()  # nothing happens to one that is closed
+
+
 def test_closing_sends_what_is_queued(opened: Open, peer: Peer, url: str) -> None:
     """What was sent before `close` arrives, though the socket is gone at once and the I/O thread was busy."""
     pull = peer(zmq.PULL)

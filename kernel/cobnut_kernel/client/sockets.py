@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from functools import partial
 from itertools import count
+from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import zmq
@@ -25,6 +27,12 @@ RECONNECT_MS = 2
 
 RECONNECT_MAX_MS = 100
 """How long at most a kernel that came back waits for its clients."""
+
+ARRIVAL_SHARE = 1 / 32
+"""The part of its time by which a kernel that starts waits, at most, for clients to see that its sockets are there."""
+
+ARRIVAL_MAX = 1.0
+"""Seconds that a kernel waits at most for that, however long it was awaited."""
 
 _OPTIONS: dict[zmq.SocketOption, int | bytes] = {
     zmq.SocketOption.RECONNECT_IVL: RECONNECT_MS,
@@ -75,6 +83,8 @@ class ClientSockets:
             _close(opened)
             raise
         self._endpoints = opened
+        if awaited := [endpoint for endpoint in opened.values() if endpoint.spec.late]:
+            IOThread.shared().call_soon(_connect_when_made, awaited, monotonic())
 
     def send(self, channel: Channel, frames: list[bytes]) -> None:
         """Send a message; from any thread, at once.
@@ -115,6 +125,7 @@ class ClientSockets:
             subscribe=b"" if is_iopub else None,
             linger=0,  # what a dead kernel was asked must not reach the next one
             options=socket_options(info),
+            late=not _is_made(url),
         )
         try:
             return IOThread.shared().open(spec, partial(self._on_frames, channel, codec))
@@ -135,6 +146,32 @@ class ClientSockets:
         times = self.refused[kind]
         if str(times).strip("0") == "1":  # the first, the 10th, the 100th: a flood of them is no flood in the log
             self._log.warning("A message on %s was dropped (%s, number %d): %s", channel, kind, times, error)
+
+
+def _is_made(url: str) -> bool:
+    """Say whether a kernel has made a socket, as far as that can be seen without knocking."""
+    path = url.removeprefix("ipc://")
+    return path == url or path.startswith("@") or Path(path).exists()
+
+
+def _connect_when_made(endpoints: list[Endpoint], since: float) -> None:
+    """Connect those whose file the kernel has made; called in the I/O thread, again and again until all are.
+
+    zmq by itself tries after 2, 4, 8 ... 64, 100, 100 ms: a kernel that needs 130 ms is heard after 230. It cannot be
+    told to try often during the start and seldom in the hours for which a kernel may be gone: what is connected keeps
+    the RECONNECT_IVL_MAX that it was connected with.
+    """
+    left: list[Endpoint] = []
+    for endpoint in endpoints:
+        if not endpoint.closed:
+            endpoint.connect() if _is_made(endpoint.url) else left.append(endpoint)
+    if left:
+        IOThread.shared().call_later(_pause(monotonic() - since), _connect_when_made, left, since)
+
+
+def _pause(waited: float) -> float:
+    """Say when to look again for what has not been there for so long; in seconds."""
+    return min(max(waited * ARRIVAL_SHARE, RECONNECT_MS / 1000), ARRIVAL_MAX)
 
 
 def socket_options(info: ConnectionInfo) -> dict[zmq.SocketOption, int | bytes]:

@@ -11,10 +11,11 @@ import zmq
 from tests.kernel.client.conftest import KernelDouble, connection
 
 from cobnut_kernel.client.client import AsyncKernelClient
+from cobnut_kernel.client.sockets import _is_made, _pause
 from cobnut_kernel.errors import ConnectionFileError, KernelNotReadyError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from cobnut_kernel.protocol.connection import ConnectionInfo
@@ -45,6 +46,52 @@ def test_port_that_is_not_known_yet(info: ConnectionInfo) -> None:
 def test_address_that_is_none(info: ConnectionInfo) -> None:
     """An address that cannot be resolved is an error that names the url."""
     assert "tcp://no address:2" in refused(replace(info, transport="tcp", ip="no address"))
+
+
+# ── a kernel that is starting ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.anyio
+async def test_what_is_said_before_the_kernel_is_there_waits_for_it(
+    make_double: Callable[[], KernelDouble], tmp_path: Path
+) -> None:
+    """A client that comes before the kernel connects when its sockets are made: nothing it said is lost."""
+    async with AsyncKernelClient(connection(tmp_path)) as client:
+        asked = [client.execute(str(number)) for number in range(3)]
+        client.input("42")
+        kernel = make_double()
+        kernel.await_subscriber()
+        assert kernel.receive("stdin").content == {"value": "42"}
+        assert [kernel.serve("text").msg_id for _ in asked] == asked
+        assert [(await client.get_shell_msg(20))["parent_header"]["msg_id"] for _ in asked] == asked
+        published = [(await client.get_iopub_msg(20))["parent_header"]["msg_id"] for _ in range(9)]
+        assert published == [msg_id for msg_id in asked for _ in range(3)]
+
+
+def test_a_kernel_that_never_comes_holds_nobody(tmp_path: Path) -> None:
+    """A client whose kernel is not there ends at once, with what it had to say, and leaves no thread."""
+    threads = threading.active_count()
+    client = AsyncKernelClient(connection(tmp_path))
+    client.start_channels()
+    client.execute("1")
+    client.stop_channels()
+    assert threading.active_count() == threads
+
+
+def test_a_kernel_is_looked_for_often_while_it_starts_and_seldom_when_it_does_not_come() -> None:
+    """A pause is a small part of the time so far: at first as short as zmq's, at last a second."""
+    assert _pause(0) == 0.002
+    assert _pause(0.32) == pytest.approx(0.01)
+    assert _pause(3600) == 1
+
+
+def test_only_files_are_looked_for(tmp_path: Path) -> None:
+    """A file can be there or not; ports, and sockets of Linux that have no file, are connected to at once."""
+    assert not _is_made(f"ipc://{tmp_path}/k-1")
+    (tmp_path / "k-1").touch()
+    assert _is_made(f"ipc://{tmp_path}/k-1")
+    assert _is_made("ipc://@k-1")
+    assert _is_made("tcp://127.0.0.1:1")
 
 
 # ── encryption ──────────────────────────────────────────────────────────────────────────────────────────────────────
