@@ -139,6 +139,14 @@ class KernelLife:
     async def _adopt(self, info: Mapping[str, Any]) -> None:
         _require(wanted=self._lifecycle.provision())
         provisioner = self.provisioner = self._manager.create_provisioner()
+        try:
+            await self._take_over(provisioner, info)
+        except BaseException:  # it stays whose it was
+            provisioner.let_go()
+            self.provisioner = None
+            raise
+
+    async def _take_over(self, provisioner: KernelProvisionerBase, info: Mapping[str, Any]) -> None:
         await provisioner.load_provisioner_info(info)
         if not provisioner.has_process:
             raise KernelDiedError("The kernel that was to be adopted has ended: start another one.")
@@ -193,7 +201,7 @@ class KernelLife:
             self._lifecycle.stopped()
             raise
         if self._lifecycle.is_running:
-            report = report_end(provisioner, self._lifecycle.state, _exit_code(ended), reason, memory)
+            report = report_end(provisioner, self._lifecycle.state, self._exit_code(ended), reason, memory)
             await self._follow_death(provisioner, report)
         elif self._requested is not None:  # it was asked to end; or whoever took it down clears up
             await self._conclude_request(restart=self._requested)
@@ -242,6 +250,12 @@ class KernelLife:
         self._manager.clients.tell_started(self.connection)
         self._exit = asyncio.ensure_future(provisioner.wait())
         return self._exit
+
+    def _exit_code(self, ended: asyncio.Task[int | None]) -> int | None:
+        """Return the exit code; None where it is not known, or the provisioner has failed to wait for it."""
+        with going_on(self._manager, "learn how it ended"), suppress(asyncio.CancelledError):
+            return ended.result()
+        return None
 
     async def _follow_death(self, provisioner: KernelProvisionerBase, report: DeathReport) -> None:
         """Clear up after an end that nobody asked for; the manager says what follows."""
@@ -362,12 +376,6 @@ def _require(*, wanted: bool) -> None:
     """Go no further with a start that a stop has made unwanted."""
     if not wanted:
         raise asyncio.CancelledError
-
-
-def _exit_code(ended: asyncio.Task[int | None]) -> int | None:
-    with suppress(asyncio.CancelledError, Exception):
-        return ended.result()
-    return None
 
 
 def _local_pid(provisioner: KernelProvisionerBase) -> int | None:

@@ -233,13 +233,15 @@ class LocalProvisioner(KernelProvisionerBase):
         self._ports.give_back()
         if self.process is not None:
             self.process.release()
+            if self._ends_with_us:
+                Guard.shared().remove(self.process.pid)
 
     async def _begin(self, cmd: list[str], env: dict[str, str], options: dict[str, Any]) -> KernelConnectionInfo:
         try:
             process = self.process = await self._spawn(cmd, env, self.cwd, options)
         except (OSError, ValueError, TypeError) as error:
             raise KernelStartError(explain_failure(cmd, self.cwd, error)) from error
-        if not self.independent:
+        if self._ends_with_us:
             self._guard(process)
         if self._desk is not None:
             self.connection_info = _fields(await self._registered(self._desk, process))
@@ -260,6 +262,11 @@ class LocalProvisioner(KernelProvisionerBase):
             env = {**env, OWNER_PIPE: pipe.name}
             options = {**options, "pass_fds": (*options.get("pass_fds", ()), pipe.reading_end)}
         return ChildProcess.spawn(cmd, env=env, cwd=cwd, **options)
+
+    @property
+    def _ends_with_us(self) -> bool:
+        """Whether the process is to end when ours does: neither that of an independent kernel nor a guest's is."""
+        return not self.independent and bool(getattr(self.parent, "owns_kernel", True))
 
     def _guard(self, process: KernelProcess) -> None:
         """Have the process ended, and its files removed, when we end without doing it."""
@@ -320,8 +327,9 @@ class LocalProvisioner(KernelProvisionerBase):
     async def load_provisioner_info(self, provisioner_info: Mapping[str, Any]) -> None:
         """Adopt a kernel that runs on this machine, started by another process; its exit code will not be known.
 
-        From now on it ends with us, unless its `independent` is true: change that in the information where it is to
-        be otherwise. One that was not independent when it was started ends with who has started it too.
+        From now on it ends with us, unless our manager does not own it, or its `independent` is true: change that in
+        the information where it is to be otherwise. One that was not independent when it was started ends with who
+        has started it too.
 
         Raises:
             KernelError: it has ended, or what runs under its number is another process; the text says which.
@@ -336,7 +344,7 @@ class LocalProvisioner(KernelProvisionerBase):
         self.cwd = provisioner_info.get("cwd") or ""
         self.independent = bool(provisioner_info.get("independent"))
         process = self.process = AdoptedProcess(identity)
-        if not self.independent:
+        if self._ends_with_us:
             self._guard(process)
 
     # ── connection ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -660,6 +660,27 @@ async def test_a_provisioner_that_fails_keeps_no_end_from_its_end(
     await Portal.shared().run(LocalProvisioner.cleanup, manager.provisioner)
 
 
+async def test_a_provisioner_that_cannot_wait_is_logged(
+    make_manager: MakeManager, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The death is told, without a code; why nobody knows it is in the log."""
+    wait = LocalProvisioner.wait
+
+    async def fail(self: LocalProvisioner) -> int | None:
+        await wait(self)
+        raise LookupError("of the test")
+
+    monkeypatch.setattr(LocalProvisioner, "wait", fail)
+    manager = make_manager()
+    await manager.start_kernel()
+    await manager.answered
+    os.kill(pid_of(manager), signal.SIGKILL)
+    await eventually(lambda: manager.state is KernelState.DEAD)
+    assert str(manager.death) == "how it ended is not known"
+    assert "failed to learn how it ended" in caplog.text
+    assert "LookupError: of the test" in caplog.text
+
+
 async def test_the_end_of_the_portal_ends_the_kernel(make_manager: MakeManager) -> None:
     """Nothing lives longer than what it lives on; the manager can be used again."""
     manager = make_manager("deaf", "sturdy", "parent")

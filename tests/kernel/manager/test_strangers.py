@@ -12,13 +12,15 @@ import anyio
 import pytest
 from tests.kernel.leftovers import eventually, is_running
 
-from cobnut_kernel.errors import KernelError
+from cobnut_kernel.errors import ConnectionFileError, KernelError, KernelStartCancelled
 from cobnut_kernel.manager.lifecycle import KernelState
 from cobnut_kernel.manager.multi import AsyncMultiKernelManager
 from cobnut_kernel.portal import Portal
+from cobnut_kernel.provisioning.guard import Guard
 from cobnut_kernel.provisioning.local import LocalProvisioner
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from tests.kernel.manager.conftest import Tiny
@@ -109,6 +111,69 @@ async def test_what_has_ended_cannot_be_adopted(make_manager: MakeManager) -> No
         await manager.adopt(info)
     assert (manager.state, manager.has_kernel) == (KernelState.DEAD, False)
     assert isinstance(manager.ready.exception(), KernelError)
+
+
+@pytest.mark.parametrize("fault", ["its connection is of no use", "a stop came meanwhile"])
+async def test_a_failed_adoption_leaves_the_kernel_alone(
+    make_manager: MakeManager, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on, does not end with us, and nothing watches it."""
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "jupyter"))
+    owner = make_manager()
+    await owner.start_kernel(independent=True)
+    info = {**await told(owner), "independent": False}
+    manager = make_manager()
+    if fault == "a stop came meanwhile":
+        load = LocalProvisioner.load_provisioner_info
+
+        async def stop_meanwhile(self: LocalProvisioner, info: Mapping[str, Any]) -> None:
+            await load(self, info)
+            manager.begin_stop(pending="cancel")
+
+        monkeypatch.setattr(LocalProvisioner, "load_provisioner_info", stop_meanwhile)
+    else:
+        info["connection_info"] = {**info["connection_info"], "transport": "none"}
+    with pytest.raises((KernelStartCancelled, ConnectionFileError)):
+        await manager.adopt(info)
+    await manager.shutdown_kernel()
+    assert not manager.has_kernel
+    assert await Portal.shared().run(guarded) == []
+    assert await owner.is_alive()
+    await owner.shutdown_kernel()
+
+
+async def guarded() -> list[int]:
+    """List the processes that end with ours."""
+    return list(Guard.shared()._entries)
+
+
+GUEST = """
+import json, sys
+from cobnut_kernel.kernelspec import KernelSpec, KernelSpecManager
+from cobnut_kernel.manager.manager import AsyncKernelManager
+from cobnut_kernel.portal import Portal
+from cobnut_kernel.provisioning.guard import Guard
+
+async def guarded():
+    return list(Guard.shared()._entries)
+
+specs = KernelSpecManager(extra_specs={"tiny": KernelSpec(argv=["tiny"], language="python")}, kernel_dirs=[])
+manager = AsyncKernelManager(kernel_name="tiny", kernel_spec_manager=specs, owns_kernel=False)
+Portal.shared().call(manager.adopt, json.loads(sys.argv[1]))
+print(manager.has_kernel, Portal.shared().call(guarded))
+"""
+
+
+async def test_the_end_of_a_guest_leaves_the_kernel_alone(make_manager: MakeManager) -> None:
+    """Another process that has adopted it as a guest does not take it along, however it ends."""
+    owner = make_manager()
+    await owner.start_kernel()
+    await owner.answered
+    guest = await anyio.run_process([sys.executable, "-c", GUEST, json.dumps(await told(owner))], stderr=None)
+    assert guest.stdout.split() == [b"True", b"[]"]
+    async with owner.client() as client:
+        assert (await client.run("x").reply()).content["status"] == "ok"
+    await owner.shutdown_kernel()
 
 
 OWNER = """
