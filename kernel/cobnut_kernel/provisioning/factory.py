@@ -73,14 +73,14 @@ class KernelProvisionerFactory(SingletonConfigurable):
         name, config = self._stanza(kernel_spec)
         name = self._best(name, kernel_spec)
         entry = self._entry(name)
-        made_by = _load(_OURS[name]) if entry is None else _loaded(entry)
-        if made_by is None and entry is not None:
-            # Imported here: few kernels have a provisioner of another make.
-            from cobnut_kernel.provisioning.adapter import adapt
+        provisioner_class = _ours(name) if entry is None else _made_for_us(entry)
+        if provisioner_class is not None:
+            return provisioner_class(kernel_id=kernel_id, kernel_spec=kernel_spec, parent=parent, **config)
+        assert entry is not None
+        # Imported here: few kernels have a provisioner of another make.
+        from cobnut_kernel.provisioning.adapter import adapt
 
-            return adapt(entry, kernel_id, kernel_spec, parent, config)
-        assert made_by is not None
-        return made_by(kernel_id=kernel_id, kernel_spec=kernel_spec, parent=parent, **config)
+        return adapt(entry, kernel_id, kernel_spec, parent, config)
 
     def get_provisioner_entries(self) -> dict[str, str]:
         """Return every provisioner's name and the `module:object` that makes it."""
@@ -129,12 +129,12 @@ class KernelProvisionerFactory(SingletonConfigurable):
         return found[0]
 
 
-def _load(value: str) -> type[KernelProvisionerBase]:
-    module, _, name = value.partition(":")
-    return getattr(import_module(module), name)
+def _ours(name: str) -> type[KernelProvisionerBase]:
+    module, _, class_name = _OURS[name].partition(":")
+    return getattr(import_module(module), class_name)
 
 
-def _loaded(entry: EntryPoint) -> type[KernelProvisionerBase] | None:
+def _made_for_us(entry: EntryPoint) -> type[KernelProvisionerBase] | None:
     """Load a provisioner that is made for us; None for any other, and for one that cannot be loaded."""
     try:
         loaded = entry.load()
