@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +106,36 @@ async def test_a_kernel_by_ssh(sshd: Sshd) -> None:
     pytest.importorskip("sshpyk")
     await use(manager_of("sshpyk-provisioner", ssh_settings(sshd), ["-"], interrupt_mode="message"))
     assert "Accepted publickey" in sshd.log
+
+
+async def test_a_persistent_kernel_goes_on(sshd: Sshd) -> None:
+    """One that sshpyk is to keep is left alone by a stop, in the middle of its cell, and found again as it was."""
+    pytest.importorskip("sshpyk")
+    manager = manager_of(
+        "sshpyk-provisioner", {**ssh_settings(sshd), "persistent": True}, ["-"], interrupt_mode="message"
+    )
+    await manager.start_kernel()
+    await manager.answered
+    assert isinstance(manager.provisioner, ProvisionerAdapter)
+    file = manager.provisioner._theirs.persistent_file
+    async with manager.client() as client:
+        pid = int(await text_of(client, "import os; print(os.getpid())"))
+        async for message in client.run("print('asleep', flush=True)\nimport time; time.sleep(1); x = 42"):
+            if message.msg_type == "stream":
+                break
+    await manager.shutdown_kernel()
+    assert manager.state is KernelState.STOPPED
+    assert not manager.has_kernel
+    again = manager_of("sshpyk-provisioner", {**ssh_settings(sshd), "existing": file}, ["-"], interrupt_mode="message")
+    try:
+        await again.start_kernel()
+        await again.answered
+        async with again.client() as client:
+            assert await text_of(client, "print(os.getpid(), x)") == f"{pid} 42\n"
+    finally:
+        await again.shutdown_kernel()
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 async def test_a_host_that_cannot_be_reached_is_told(sshd: Sshd) -> None:

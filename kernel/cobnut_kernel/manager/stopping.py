@@ -65,14 +65,28 @@ class Stopping:
             await self._kill(provisioner, ended, restart=restart)
             return
         patience = self._patience(provisioner, None)
-        asks = await self._answering.within(ended, ANSWER_TIME)  # one that is still importing has nothing to save
-        if not asks or not await self._ask_and_wait(provisioner, ended, patience, restart=restart):
+        if await self.lets_go(provisioner, restart=restart):
+            is_over = await self._ended_within(ended, patience)
+        else:
+            asks = await self._answering.within(ended, ANSWER_TIME)  # one that is still importing has nothing to save
+            is_over = asks and await self._ask_and_wait(provisioner, ended, patience, restart=restart)
+        if not is_over:
             await self._insist(provisioner, ended, patience, restart=restart)
+
+    async def lets_go(self, provisioner: KernelProvisionerBase, *, restart: bool) -> bool:
+        """Let the provisioner leave its kernel alone, if it wants to keep it; False where that is to end."""
+        with going_on(self._manager, "ask whether it is to be kept"):
+            if await provisioner.keeps_kernel(restart):
+                await provisioner.shutdown_requested(restart)
+                return True
+        return False
 
     async def request(
         self, provisioner: KernelProvisionerBase, ended: asyncio.Task[int | None], *, restart: bool
     ) -> None:
         """Ask the kernel to end, and see that it has heard it; do not wait for the end."""
+        if await self.lets_go(provisioner, restart=restart):
+            return
         with own_client(self._manager) as client:
             await self._interrupt(client, provisioner)
             asked = client.request(MessageType.SHUTDOWN_REQUEST, {"restart": restart}, channel=Channel.CONTROL)

@@ -13,6 +13,7 @@ from traitlets import Float
 from cobnut_kernel.connection_files import OwnerDirectory, ProcessIdentity
 from cobnut_kernel.errors import KernelStartError
 from cobnut_kernel.protocol.connection import ConnectionInfo
+from cobnut_kernel.protocol.messages import MessageType
 from cobnut_kernel.provisioning.base import KernelConnectionInfo, KernelProvisionerBase
 from cobnut_kernel.provisioning.encryption import Encryption, decide_encryption
 from cobnut_kernel.provisioning.foreign_watch import ForeignLoop, Watch, has_process, local_process
@@ -145,6 +146,21 @@ class ProvisionerAdapter(KernelProvisionerBase):
     async def terminate(self, restart: bool = False) -> None:
         """Let the provisioner ask its kernel to end; that it cannot is logged."""
         await self._end_by("terminate", restart=restart)
+
+    async def keeps_kernel(self, restart: bool = False) -> bool:
+        """Offer the provisioner the request that would end its kernel: some keep it back in their manager's session."""
+
+        async def offer() -> bool:
+            if self._manager is None:
+                return False
+            self._manager.shutting_down = True
+            try:
+                return not self._manager.lets_through(MessageType.SHUTDOWN_REQUEST, {"restart": restart})
+            except Exception:  # an end must come to its end
+                self.log.exception("The provisioner %s of kernel %s failed: session.send", self.name, self.kernel_id)
+                return False
+
+        return await self._do(offer)
 
     async def shutdown_requested(self, restart: bool = False) -> None:
         """Tell the provisioner that its kernel was asked to end."""

@@ -27,8 +27,8 @@ class KernelProvisionerBase(ABC, LoggingConfigurable, metaclass=ABCMetaWithTrait
     """The process of one kernel.
 
     A manager calls, in this order: `pre_launch`, `launch_kernel`, `post_launch`; then, while the kernel lives,
-    `poll`, `wait` and `send_signal`; at its end `shutdown_requested`, `terminate`, `kill` and `cleanup`. One
-    provisioner serves a kernel through all its restarts. All calls come on the loop of the portal.
+    `poll`, `wait` and `send_signal`; at its end `keeps_kernel`, `shutdown_requested`, `terminate`, `kill` and
+    `cleanup`. One provisioner serves a kernel through all its restarts. All calls come on the loop of the portal.
 
     Attributes:
         connection_info: where the kernel is reached; empty before the first launch. A restart uses it again.
@@ -110,6 +110,16 @@ class KernelProvisionerBase(ABC, LoggingConfigurable, metaclass=ABCMetaWithTrait
 
     def let_go(self) -> None:
         """Leave the process alone, which may outlive us: watch it no longer, and release what watching took."""
+
+    async def keeps_kernel(self, restart: bool = False) -> bool:
+        """Say whether the kernel is to go on when its manager stops it.
+
+        It is neither interrupted nor asked to end then. Every stop asks this first, but for a kill. Who keeps a kernel
+        has no process any more: what there still is of one is ended. `shutdown_requested` and `cleanup` follow all
+        the same.
+        """
+        del restart
+        return False
 
     async def shutdown_requested(self, restart: bool = False) -> None:
         """Take note that the kernel has been asked to end."""

@@ -68,6 +68,15 @@ class ForeignManager(KernelManager):
         if self.has_trait("transport_encryption"):  # since 8.9
             self.transport_encryption = encryption
 
+    def lets_through(self, msg_type: str, content: dict[str, Any]) -> bool:
+        """Say whether a message to the kernel passes what a provisioner may have put before `session.send`.
+
+        Nothing is sent: the session is given an outlet that leads nowhere.
+        """
+        outlet = _Outlet()
+        self.session.send(cast("Any", outlet), self.session.msg(msg_type, content=content))
+        return outlet.is_used
+
     def take_over(self, info: Mapping[str, Any]) -> None:
         """Keep the connection that a launch has led to, and write it into the connection file if it does not say so.
 
@@ -81,6 +90,17 @@ class ForeignManager(KernelManager):
         if not restart:
             self.cleanup_connection_file()
         self.cleanup_ipc_files()
+
+
+class _Outlet:
+    """What a session takes for a socket, to see whether it sends at all."""
+
+    def __init__(self) -> None:
+        self.is_used: bool = False
+
+    def send_multipart(self, *_: object, **__: object) -> None:
+        """Take note of a message."""
+        self.is_used = True
 
 
 def foreign_spec(spec: KernelSpec) -> ForeignSpec:

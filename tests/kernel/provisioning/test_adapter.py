@@ -30,6 +30,8 @@ from cobnut_kernel.provisioning.adapter import ProvisionerAdapter, adapt
 from cobnut_kernel.provisioning.foreign_watch import ForeignLoop
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from cobnut_kernel.client.client import AsyncKernelClient
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("runtime")]
@@ -366,6 +368,120 @@ async def test_defects_of_provisioners_are_survived(manage: Any, kind: type[Remo
     await manager.shutdown_kernel()
     assert manager.state is KernelState.STOPPED
     assert process.poll() is not None
+
+
+class Keeping(Remote):
+    """A provisioner that keeps its kernel: as some do it keeps the request that would end it from being sent."""
+
+    kept: ClassVar[list[subprocess.Popen[bytes]]] = []
+
+    async def post_launch(self, **kwargs: Any) -> None:
+        """Stand between the manager and its session."""
+        send = self.parent.session.send
+
+        def filtered(stream: Any, message: Any, *args: Any, **options: Any) -> Any:
+            if message["msg_type"] != "shutdown_request" or message["content"]["restart"]:
+                return send(stream, message, *args, **options)
+            assert self.hidden is not None
+            self.kept.append(self.hidden)
+            self.hidden = None
+            return None
+
+        self.parent.session.send = filtered
+        self.unfiltered = send
+
+    async def shutdown_requested(self, restart: bool = False) -> None:
+        """Stand there no longer."""
+        await super().shutdown_requested(restart)
+        self.parent.session.send = self.unfiltered
+
+
+@pytest.fixture
+def kept() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """The kernels that were kept; they end with the test."""
+    yield Keeping.kept
+    while Keeping.kept:
+        process = Keeping.kept.pop()
+        process.kill()
+        process.wait()
+
+
+async def test_a_kernel_that_is_to_be_kept_is_not_asked_to_end(
+    manage: Any, told: list[str], kept: list[subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    """A stop leaves it running, and its cell too; its provisioner is told of the stop, and clears up."""
+    manager = manage(Keeping, native_spec())
+    await manager.start_kernel()
+    await manager.answered
+    go, done = tmp_path / "go", tmp_path / "done"
+    async with manager.client() as client:
+        await client.wait_for_ready()
+        cell = f"print('asleep', flush=True)\nimport os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)"
+        async for message in client.run(f"{cell}\nopen({str(done)!r}, 'w')"):
+            if message.msg_type == "stream":
+                break
+    await manager.shutdown_kernel()
+    assert manager.state is KernelState.STOPPED
+    assert not manager.has_kernel
+    assert told == ["shutdown_requested False", "cleanup False"]
+    assert [process.poll() for process in kept] == [None]
+    go.touch()
+    await eventually(done.exists)
+
+
+async def test_a_kernel_that_is_to_be_kept_is_restarted(
+    manage: Any, told: list[str], kept: list[subprocess.Popen[bytes]]
+) -> None:
+    """A restart asks it to end, because its provisioner lets that through, and a kill is a kill."""
+    manager = manage(Keeping, native_spec())
+    await manager.start_kernel()
+    await manager.answered
+    first = adapter_of(manager)._theirs.hidden
+    await manager.restart_kernel()
+    await manager.answered
+    assert first.poll() == 0
+    assert told == ["shutdown_requested True", "cleanup True"]
+    second = adapter_of(manager)._theirs.hidden
+    await manager.shutdown_kernel(now=True)
+    assert second.poll() == -signal.SIGKILL
+    assert not kept
+
+
+async def test_a_stop_in_phases_keeps_a_kernel_too(
+    manage: Any, told: list[str], kept: list[subprocess.Popen[bytes]]
+) -> None:
+    """`request_shutdown` does not ask the kernel, and `finish_shutdown` finds nothing to end."""
+    manager = manage(Keeping, native_spec())
+    await manager.start_kernel()
+    await manager.answered
+    await manager.request_shutdown()
+    await manager.finish_shutdown()
+    assert manager.state is KernelState.STOPPED
+    assert told == ["shutdown_requested False", "cleanup False"]
+    assert [process.poll() for process in kept] == [None]
+
+
+class Failing(Remote):
+    """A provisioner whose part in the sending fails."""
+
+    async def post_launch(self, **kwargs: Any) -> None:
+        """Stand between the manager and its session, in vain."""
+
+        def failing(*_: Any) -> None:
+            raise OSError("no route")
+
+        self.parent.session.send = failing
+
+
+async def test_a_defect_in_the_sending_keeps_nothing(manage: Any, told: list[str]) -> None:
+    """The kernel is asked to end as any other."""
+    manager = manage(Failing, native_spec())
+    await manager.start_kernel()
+    await manager.answered
+    process = adapter_of(manager)._theirs.hidden
+    await manager.shutdown_kernel()
+    assert process.poll() == 0
+    assert told == ["shutdown_requested False", "cleanup False"]
 
 
 class Blocking(Remote):
