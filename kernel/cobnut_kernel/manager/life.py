@@ -174,6 +174,11 @@ class KernelLife:
             self._manager.log.exception("The process of kernel %s could not be ended", self._manager.kernel_id)
         await self._release(provisioner, restart=False)
 
+    async def _leave(self, provisioner: KernelProvisionerBase) -> None:
+        """Clear up where all ends: a kernel that is to be kept goes on, any other is ended."""
+        await self._stopping.lets_go(provisioner, restart=False)
+        await self._clear(provisioner)
+
     async def _release(self, provisioner: KernelProvisionerBase, *, restart: bool) -> None:
         """Release what the kernel used besides its process; with `restart` only what the next one does not use."""
         with going_on(self._manager, "clean up"):
@@ -194,7 +199,7 @@ class KernelLife:
             await asyncio.wait({ended})
         except asyncio.CancelledError:  # the portal ends
             if self._manager.owns_kernel and not getattr(provisioner, "independent", False):
-                await finish(self._clear(provisioner))
+                await finish(self._leave(provisioner))
             else:
                 provisioner.let_go()
             self._lifecycle.begin_stop().resolve()

@@ -461,6 +461,18 @@ async def test_a_stop_in_phases_keeps_a_kernel_too(
     assert [process.poll() for process in kept] == [None]
 
 
+async def test_the_end_of_the_program_keeps_a_kernel_too(
+    manage: Any, told: list[str], kept: list[subprocess.Popen[bytes]]
+) -> None:
+    """Where nobody stops it before the portal ends it goes on, as it would without us."""
+    manager = manage(Keeping, native_spec())
+    await manager.start_kernel()
+    await manager.answered
+    Portal.shared().stop()
+    assert told == ["shutdown_requested False", "cleanup False"]
+    assert [process.poll() for process in kept] == [None]
+
+
 class Failing(Remote):
     """A provisioner whose part in the sending fails."""
 
