@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import shlex
+import signal
 import socket
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -124,6 +125,7 @@ class SshProcess:
         self._control = OwnerDirectory.shared().path / f"s-{os.urandom(3).hex()}"
         self._process: asyncio.subprocess.Process | None = None
         self._files: list[Path] = [self._control]
+        self._ending = asyncio.Lock()
 
     @property
     def is_running(self) -> bool:
@@ -140,6 +142,7 @@ class SshProcess:
 
         Raises:
             TunnelError: ssh could not.
+            ConnectionFileError: the file is too large to be one.
         """
         read = f"cat -- {shlex.quote(file)} && " if file else ""
         self._process = await self._spawn(
@@ -148,7 +151,11 @@ class SshProcess:
         assert self._process.stdout is not None
         try:
             output = await self._process.stdout.readuntil(f"\n{_READY}\n".encode())
-        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+        except asyncio.LimitOverrunError as error:
+            raise ConnectionFileError(
+                f"The connection file {file} of {self._server} is of no use: it has more than {FILE_LIMIT} bytes."
+            ) from error
+        except asyncio.IncompleteReadError as error:
             raise await self._failure() from error
         return output.removesuffix(f"\n{_READY}\n".encode())
 
@@ -170,19 +177,22 @@ class SshProcess:
         await finish(self._end())
 
     async def _end(self) -> None:
+        async with self._ending:
+            await self._end_process()
+            for file in self._files:
+                with suppress(OSError):
+                    file.unlink()
+
+    async def _end_process(self) -> None:
         process = self._process
         if process is not None:
             if process.stdin is not None:
                 process.stdin.close()
-            try:
-                await asyncio.wait_for(process.wait(), END_TIME)
-            except TimeoutError:
+            ended = asyncio.ensure_future(_ended(process))
+            if not (await asyncio.wait({ended}, timeout=END_TIME))[0]:
                 with suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
-        for file in self._files:
-            with suppress(OSError):
-                file.unlink()
+                    os.killpg(process.pid, signal.SIGKILL)
+            await ended
 
     async def _spawn(self, *arguments: str) -> asyncio.subprocess.Process:
         try:
@@ -207,6 +217,17 @@ class SshProcess:
         self._process.stdin.close()
         words = await self._process.stderr.read(FILE_LIMIT)
         return TunnelError(f"ssh cannot open a tunnel to {self._server}: {_words(words)}")
+
+
+async def _ended(process: asyncio.subprocess.Process) -> None:
+    """Wait for the end of a process, and read on: asyncio sees it only when nothing is left in its pipes."""
+    streams = filter(None, (process.stdout, process.stderr))
+    await asyncio.gather(process.wait(), *map(_read_on, streams))
+
+
+async def _read_on(stream: asyncio.StreamReader) -> None:
+    while await stream.read(FILE_LIMIT):
+        pass
 
 
 async def _open(

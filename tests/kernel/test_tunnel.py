@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
 from tests.kernel.client.conftest import RealKernel, running_kernel
 from tests.kernel.leftovers import eventually, is_running, private_runtime, until
@@ -17,7 +18,7 @@ from cobnut_kernel.client.client import AsyncKernelClient
 from cobnut_kernel.connect import tunnel_to_kernel
 from cobnut_kernel.errors import ConnectionFileError, TunnelError
 from cobnut_kernel.protocol.connection import ConnectionInfo
-from cobnut_kernel.tunnel import Tunnel, destination, local_end, read_remote_file
+from cobnut_kernel.tunnel import FILE_LIMIT, Tunnel, destination, local_end, read_remote_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -140,6 +141,24 @@ async def test_remote_file_that_is_none(server: Sshd, tmp_path: Path) -> None:
     with pytest.raises(ConnectionFileError, match=HOST):
         await Tunnel.open(HOST, file, options=options(server))
     await eventually(lambda: not server.clients())
+
+
+async def test_remote_file_that_is_too_large(server: Sshd, tmp_path: Path) -> None:
+    """Of a file there that is no connection file no more is read than such a one may have, and ssh ends."""
+    file = tmp_path / "large.json"
+    file.write_bytes(b"x" * 4 * FILE_LIMIT)
+    with pytest.raises(ConnectionFileError, match=f"has more than {FILE_LIMIT} bytes"):
+        await Tunnel.open(HOST, file, options=options(server))
+    await eventually(lambda: not server.clients())
+
+
+async def test_closing_twice_at_once(server: Sshd, kernel: RealKernel) -> None:
+    """Both return when ssh has ended."""
+    tunnel = await Tunnel.open(HOST, kernel.folder / "connection.json", options=options(server))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(tunnel.close)
+        tasks.start_soon(tunnel.close)
+    assert not is_running(tunnel.pid)
 
 
 async def test_server_that_does_not_answer(server: Sshd) -> None:
