@@ -102,8 +102,10 @@ async def test_a_running_call_gets_the_cancellation_of_its_loop(
 
 async def test_the_result_of_a_cancelled_call_is_dropped(kind: str) -> None:
     """A task that swallows its cancellation and returns is cancelled all the same."""
+    begun = Pending[None]()
 
     async def insist() -> int:
+        begun.set_result(None)
         try:
             await anyio.sleep_forever()
         except anyio.get_cancelled_exc_class():
@@ -111,7 +113,7 @@ async def test_the_result_of_a_cancelled_call_is_dropped(kind: str) -> None:
         return 5
 
     call = caller_of(kind).call_soon(insist)
-    await anyio.sleep(0.01)
+    await begun
     call.cancel("no more")
     with pytest.raises(PendingCancelled, match="no more"):
         await call
@@ -119,15 +121,17 @@ async def test_the_result_of_a_cancelled_call_is_dropped(kind: str) -> None:
 
 async def test_what_a_cancelled_call_raises_instead_is_the_cause(kind: str) -> None:
     """An error in the clean-up is not lost."""
+    begun = Pending[None]()
 
     async def stumble() -> None:
+        begun.set_result(None)
         try:
             await anyio.sleep_forever()
         finally:
             raise LookupError("in the clean-up")
 
     call = caller_of(kind).call_soon(stumble)
-    await anyio.sleep(0.01)
+    await begun
     call.cancel()
     with pytest.raises(PendingCancelled) as caught:
         await call
@@ -240,22 +244,24 @@ async def test_a_task_of_asyncios_that_somebody_cancels_is_a_cancelled_call() ->
 async def test_cancelling_twice_disturbs_the_clean_up_once(kind: str) -> None:
     """The second reason is noted, and the task's clean-up goes on."""
     caller = caller_of("asyncio") if kind == "here" else caller_of(kind)
-    cleaning, cleaned = Pending[None](), Pending[None]()
+    begun, cleaning, cancelled, cleaned = (Pending[None]() for _ in range(4))
 
     async def work() -> None:
+        begun.set_result(None)
         try:
             await anyio.sleep_forever()
         finally:
             with anyio.CancelScope(shield=True):
                 cleaning.set_result(None)
-                await anyio.sleep(0.02)
+                await cancelled
                 cleaned.set_result(None)
 
     call = caller.call_soon(work)
-    await anyio.sleep(0.01)
+    await begun
     call.cancel("first")
     await cleaning
     call.cancel("second")
+    cancelled.set_result(None)
     with pytest.raises(PendingCancelled, match="first\nsecond"):
         await call
     assert cleaned.done()

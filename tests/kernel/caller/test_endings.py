@@ -17,6 +17,7 @@ from cobnut_kernel.caller import (
     Caller,
     CallerState,
     CallerStoppedError,
+    Pending,
     PendingCancelled,
     WouldDeadlockError,
 )
@@ -94,15 +95,17 @@ async def test_a_guest_that_stops_makes_room_at_once() -> None:
     assert forever.cancelled()
 
     async def clean_up() -> None:
+        begun.set_result(None)
         try:
             await anyio.sleep_forever()
         finally:
             found.append(Caller())
 
     found: list[Caller] = []
+    begun = Pending[None]()
     child = new.get()
     call = child.call_soon(clean_up)
-    await anyio.sleep(0.01)
+    await begun
     child.stop()
     await call.wait(result=False)
     assert found in ([], [child])
