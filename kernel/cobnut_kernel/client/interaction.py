@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import builtins
+import os
 import select
+import signal
 import socket
 import sys
+import threading
 from contextlib import contextmanager, suppress
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
 
 END_OF_INPUT = "\x04"
 """What a client answers where the user has ended the input."""
+
+_CALL_OFF = b"\0"
+"""What ends the wait for an answer; the number of a signal, which comes the same way, is never 0."""
 
 _input = builtins.input  # what stands there later may be somebody's own: a kernel's, or a test's
 
@@ -155,6 +161,8 @@ class Question:
         self._prompt = str(content.get("prompt", ""))
         self._is_secret = bool(content.get("password", False))
         self._reading, self._calling = socket.socketpair()
+        for end in (self._reading, self._calling):
+            end.setblocking(False)
 
     def ask(self) -> str:
         """Ask, and return the line, or what stands for the end of the input.
@@ -176,7 +184,7 @@ class Question:
     def call_off(self) -> None:
         """End the question; from any thread, and also when it was answered."""
         with suppress(OSError):
-            self._calling.send(b"\0")
+            self._calling.send(_CALL_OFF)
 
     def __del__(self) -> None:
         self._reading.close()
@@ -185,8 +193,7 @@ class Question:
     def _read_line(self) -> str:
         with _hidden() if self._is_secret else _shown():
             _write(self._prompt, sys.stdout)  # only now: what is typed before a secret's is thrown away
-            ready, _, _ = select.select([sys.stdin, self._reading], [], [])
-            if self._reading in ready:
+            if not self._awaits_line():
                 _write("\n", sys.stdout)
                 raise CalledOff
             line = sys.stdin.readline()
@@ -196,12 +203,49 @@ class Question:
             raise EOFError
         return line.rstrip("\n")
 
+    def _awaits_line(self) -> bool:
+        """Wait until there is a line, True, or the question is called off, False.
+
+        Python sees a signal when it runs, or when that ends its wait. One that comes when it is about to wait - it may
+        stand there until it gets rid of its lock - would be seen after it: Ctrl-C right behind the prompt had no
+        effect. So signals end the wait a second way.
+        """
+        owner = -1
+        ready: list[Any] = []
+        is_called_off = False
+        try:
+            owner = _wake_on_signals(self._calling.fileno())
+            while sys.stdin not in ready and not is_called_off:
+                ready, _, _ = select.select([sys.stdin, self._reading], [], [])
+                is_called_off = self._hear(owner)
+        finally:
+            _wake_on_signals(owner)
+            self._hear(owner)
+        return not is_called_off
+
+    def _hear(self, owner: int) -> bool:
+        """Read what has ended the wait: was it called off? Signals are passed on to whose they are, a loop's say."""
+        heard = b""
+        with suppress(BlockingIOError):
+            heard = self._reading.recv(100)
+        if owner >= 0 and (numbers := heard.replace(_CALL_OFF, b"")):
+            with suppress(OSError):
+                os.write(owner, numbers)
+        return _CALL_OFF in heard
+
 
 def _is_terminal() -> bool:
     try:
         return sys.stdin.isatty() and sys.stdin.fileno() >= 0
     except (AttributeError, OSError, ValueError):  # none, closed, or somebody's own
         return False
+
+
+def _wake_on_signals(descriptor: int) -> int:
+    """Have signals written to a descriptor, to none with -1; returns the former one. They are the main thread's."""
+    if threading.current_thread() is not threading.main_thread():
+        return -1
+    return signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
 
 
 @contextmanager
