@@ -1,4 +1,4 @@
-"""Every test on both loops, and nothing left of it."""
+"""Every test on both loops, callers of each kind, and nothing left of them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,31 @@ from tests.kernel.leftovers import until
 from cobnut_kernel.caller import Caller
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Run async tests on both loops."""
     return request.param
+
+
+@pytest.fixture(params=["here", "asyncio", "trio"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Which caller calls: that of the test's loop, or one in another thread with either loop."""
+    return request.param
+
+
+def caller_of(kind: str) -> Caller:
+    """Return a caller of a kind; it stops with the test's loop."""
+    return Caller() if kind == "here" else Caller().get(name=kind, backend=kind)  # pyright: ignore[reportArgumentType]
+
+
+def in_thread(function: Callable[..., object], *args: object) -> threading.Thread:
+    """Call a function in a thread of its own."""
+    thread = threading.Thread(target=function, args=args)
+    thread.start()
+    return thread
 
 
 def threads() -> set[threading.Thread]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 import pytest
 import trio
+from tests.kernel.caller.conftest import in_thread
 from tests.kernel.leftovers import eventually, until
 
 from cobnut_kernel.caller import (
@@ -23,22 +24,12 @@ from cobnut_kernel.caller import (
     PendingCancelled,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 pytestmark = pytest.mark.anyio
 
 
 def other_than(backend: str) -> str:
     """Return the other backend."""
     return "trio" if backend == "asyncio" else "asyncio"
-
-
-def in_thread(function: Callable[..., object], *args: object) -> threading.Thread:
-    """Call a function in a thread of its own."""
-    thread = threading.Thread(target=function, args=args)
-    thread.start()
-    return thread
 
 
 # ── find ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -15,6 +15,7 @@ import anyio
 import pytest
 import sniffio
 import trio
+from tests.kernel.caller.conftest import caller_of
 from tests.kernel.leftovers import eventually
 
 from cobnut_kernel.caller import Caller, Pending
@@ -22,17 +23,6 @@ from cobnut_kernel.caller import Caller, Pending
 pytestmark = pytest.mark.anyio
 
 VARIABLE: ContextVar[str] = ContextVar("VARIABLE", default="unset")
-
-
-@pytest.fixture(params=["here", "asyncio", "trio"])
-def kind(request: pytest.FixtureRequest) -> str:
-    """Which caller calls: that of the test's loop, or one in another thread with either loop."""
-    return request.param
-
-
-def caller_of(kind: str) -> Caller:
-    """Return a caller of a kind; it stops with the test's loop."""
-    return Caller() if kind == "here" else Caller().get(name=kind, backend=kind)  # pyright: ignore[reportArgumentType]
 
 
 # ── run ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

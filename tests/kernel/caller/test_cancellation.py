@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 import trio
+from tests.kernel.caller.conftest import caller_of
 from tests.kernel.leftovers import eventually
 
 from cobnut_kernel.caller import Caller, Pending, PendingCancelled, WouldDeadlockError
@@ -24,17 +25,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 VARIABLE: ContextVar[str] = ContextVar("VARIABLE", default="unset")
-
-
-@pytest.fixture(params=["here", "asyncio", "trio"])
-def kind(request: pytest.FixtureRequest) -> str:
-    """Which caller calls: that of the test's loop, or one in another thread with either loop."""
-    return request.param
-
-
-def caller_of(kind: str) -> Caller:
-    """Return a caller of a kind; it stops with the test's loop."""
-    return Caller() if kind == "here" else Caller().get(name=kind, backend=kind)  # pyright: ignore[reportArgumentType]
 
 
 # ── cancel ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -7,10 +7,11 @@ import gc
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 import pytest
+from tests.kernel.caller.conftest import in_thread
 from tests.kernel.leftovers import eventually
 
 from cobnut_kernel.caller import (
@@ -22,17 +23,7 @@ from cobnut_kernel.caller import (
     WouldDeadlockError,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 pytestmark = pytest.mark.anyio
-
-
-def in_thread(function: Callable[..., object], *args: object) -> threading.Thread:
-    """Call a function in a thread of its own."""
-    thread = threading.Thread(target=function, args=args)
-    thread.start()
-    return thread
 
 
 # ── stop ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -9,26 +9,17 @@ import logging
 import signal
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 import pytest
+from tests.kernel.caller.conftest import in_thread
 from tests.kernel.leftovers import eventually, until
 
 from cobnut_kernel.caller import Caller, InvalidStateError, NoEventLoopError, Pending, PendingCancelled
 from cobnut_kernel.caller.pending import Latch
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 pytestmark = pytest.mark.anyio
-
-
-def in_thread(function: Callable[..., object], *args: object) -> threading.Thread:
-    """Call a function in a thread of its own."""
-    thread = threading.Thread(target=function, args=args)
-    thread.start()
-    return thread
 
 
 # ── set and look ────────────────────────────────────────────────────────────────────────────────────────────────────

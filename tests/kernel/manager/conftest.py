@@ -34,6 +34,13 @@ def runtime(_private_runtime: Path) -> Iterator[Path]:
     yield from leaving_nothing(_private_runtime)
 
 
+def pid_of(manager: AsyncKernelManager) -> int:
+    """Return the id of the kernel's process."""
+    assert isinstance(manager.provisioner, LocalProvisioner)
+    assert manager.provisioner.pid is not None
+    return manager.provisioner.pid
+
+
 class Tiny:
     """The spec of a tiny kernel, and what it wrote into its log."""
 

@@ -14,7 +14,7 @@ import anyio
 import psutil
 import pytest
 from tests.kernel.leftovers import eventually, is_running, processes_of_group
-from tests.kernel.manager.conftest import PHASES, Gate, GatedManager, States, Tiny
+from tests.kernel.manager.conftest import PHASES, Gate, GatedManager, States, Tiny, pid_of
 from traitlets import TraitError
 
 from cobnut_kernel.connection_files import OwnerDirectory
@@ -40,13 +40,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("runtime")]
 
 MakeManager = "Callable[..., AsyncKernelManager]"
-
-
-def pid_of(manager: AsyncKernelManager) -> int:
-    """The kernel's process id."""
-    assert isinstance(manager.provisioner, LocalProvisioner)
-    assert manager.provisioner.pid is not None
-    return manager.provisioner.pid
 
 
 def files() -> list[str]:

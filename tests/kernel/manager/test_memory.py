@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.kernel.leftovers import eventually
+from tests.kernel.manager.conftest import pid_of
 
 from cobnut_kernel.manager import memory
 from cobnut_kernel.manager.lifecycle import KernelState
@@ -149,11 +150,6 @@ def test_this_process_is_in_a_group_or_there_are_none() -> None:
 
 
 # ── reported ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def pid_of(manager: AsyncKernelManager) -> int:
-    """The kernel's process id."""
-    return manager.provisioner.pid  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
 
 
 @pytest.mark.anyio

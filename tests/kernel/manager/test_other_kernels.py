@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 from tests.kernel.leftovers import eventually
+from tests.kernel.manager.conftest import pid_of
 from tests.kernel.packages import require_r_package
 
 from cobnut_kernel.errors import KernelDiedError
 from cobnut_kernel.kernelspec import KernelSpec, KernelSpecManager, native_spec, own_spec
 from cobnut_kernel.manager.lifecycle import KernelState
 from cobnut_kernel.manager.manager import AsyncKernelManager
-from cobnut_kernel.provisioning.local import LocalProvisioner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,13 +154,6 @@ async def interrupt(manager: AsyncKernelManager, sleeping: Run) -> None:
 async def text_of(client: AsyncKernelClient, code: str) -> str:
     """Run a cell and return what it printed, without white space around it."""
     return (await said(client.run(code))).strip()
-
-
-def pid_of(manager: AsyncKernelManager) -> int:
-    """The id of the kernel's process."""
-    assert isinstance(manager.provisioner, LocalProvisioner)
-    assert manager.provisioner.pid is not None
-    return manager.provisioner.pid
 
 
 async def test_it_starts_answers_and_ends_when_it_is_asked_to(manager: AsyncKernelManager, language: Language) -> None:

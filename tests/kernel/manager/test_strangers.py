@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 from tests.kernel.leftovers import eventually, is_running
+from tests.kernel.manager.conftest import pid_of
 
 from cobnut_kernel.errors import ConnectionFileError, KernelError, KernelStartCancelled
 from cobnut_kernel.manager.lifecycle import KernelState
@@ -30,13 +31,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("runtime")]
 
 MakeManager = "Callable[..., AsyncKernelManager]"
-
-
-def pid_of(manager: AsyncKernelManager) -> int:
-    """The kernel's process id."""
-    assert isinstance(manager.provisioner, LocalProvisioner)
-    assert manager.provisioner.pid is not None
-    return manager.provisioner.pid
 
 
 async def told(manager: AsyncKernelManager) -> dict[str, Any]:
