@@ -36,6 +36,9 @@ Ts = TypeVarTuple("Ts")
 _here = threading.local()
 """The portal whose thread this is, as `portal`."""
 
+SIGNAL_TIME = 0.2
+"""After how many seconds at most a blocking call of the main thread sees a signal."""
+
 EXIT_PATIENCE = 10.0
 """How long the end of the process waits for what is being undone, in seconds."""
 
@@ -107,11 +110,11 @@ class Portal:
         task = PortalTask(self, partial(function, *args, **kwargs))
         try:
             self._begin(task)
-            return task.result()
+            return _outcome(task)
         except BaseException:
             if task.cancel():
                 with suppress(CancelledError, Exception):
-                    task.result()
+                    _outcome(task)
             raise
 
     async def run(self, function: Callable[[*Ts], Coroutine[Any, Any, T]], *args: *Ts) -> T:
@@ -393,6 +396,19 @@ def _thread_safe_waker(event: Any) -> Callable[[], None]:
             soon(event.set)
 
     return wake
+
+
+def _outcome(task: PortalTask[T]) -> T:
+    """Block until a call has ended, and return or raise what it does.
+
+    The main thread looks up now and then: a Ctrl-C that comes while it is about to wait for a lock does not wake it.
+    """
+    timeout = SIGNAL_TIME if threading.current_thread() is threading.main_thread() else None
+    with suppress(CancelledError):
+        while not task.done():
+            with suppress(TimeoutError):
+                task.exception(timeout)
+    return task.result()
 
 
 def _guarded(callback: Callable[[], object]) -> None:

@@ -168,6 +168,20 @@ def test_ctrl_c_in_a_blocking_call_cancels_it(portal: Portal) -> None:
         assert work.undone.is_set()
 
 
+def test_ctrl_c_that_wakes_nobody_is_noticed_all_the_same(portal: Portal) -> None:
+    """A signal that comes just before the main thread waits does not wake it; nor does one that another thread gets."""
+
+    async def interrupt(work: Work) -> None:
+        await asyncio.sleep(0.05)  # the main thread waits by now; where it does not yet, it needs no waking
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        await work.run()
+
+    work = Work()
+    with pytest.raises(KeyboardInterrupt):
+        portal.call(interrupt, work)
+    assert work.undone.is_set()
+
+
 def test_a_blocking_call_on_the_portals_own_thread_is_refused(portal: Portal) -> None:
     """A call that would wait for itself raises instead."""
 
