@@ -10,7 +10,7 @@ import anyio
 from tests.kernel.leftovers import eventually
 from traitlets.config import Config
 
-from cobnut_kernel.manager.blocking import KernelManager
+from cobnut_kernel.manager.blocking import KernelManager, MultiKernelManager
 from cobnut_kernel.manager.manager import AsyncKernelManager
 from cobnut_kernel.manager.multi import AsyncMultiKernelManager
 
@@ -60,10 +60,11 @@ class Many(Face):
     """A multi-kernel manager, whose list is empty in the end."""
 
     pending = False
+    multi_class: type[Any] = AsyncMultiKernelManager
 
     def __init__(self, specs: KernelSpecManager, **traits: Any) -> None:
         super().__init__(specs, **traits)
-        self.multi = AsyncMultiKernelManager(use_pending_kernels=self.pending, **self._common)
+        self.multi: Any = self.multi_class(use_pending_kernels=self.pending, **self._common)
         self._kernel_id = ""
 
     async def start(self, name: str, **options: Any) -> None:
@@ -105,6 +106,29 @@ class InThread(Face):
         await anyio.to_thread.run_sync(partial(self.manager.restart_kernel, now=now))
 
 
+class ManyInThread(Many):
+    """A blocking multi-kernel manager, called in threads without a loop."""
+
+    multi_class = MultiKernelManager
+
+    async def start(self, name: str, **options: Any) -> None:
+        """Start it by its id."""
+        self._kernel_id = ""
+        self._kernel_id = await anyio.to_thread.run_sync(partial(self.multi.start_kernel, kernel_name=name, **options))
+        self.manager = self.multi.get_kernel(self._kernel_id)
+
+    async def stop(self, *, now: bool = False) -> None:
+        """Stop it by its id; one whose start has failed is not listed."""
+        assert self.multi.list_kernel_ids() == ([self._kernel_id] if self._kernel_id else [])
+        if self._kernel_id:
+            await anyio.to_thread.run_sync(partial(self.multi.shutdown_kernel, self._kernel_id, now=now))
+        assert not self.multi.list_kernel_ids()
+
+    async def restart(self, *, now: bool = False) -> None:
+        """Restart it by its id."""
+        await anyio.to_thread.run_sync(partial(self.multi.restart_kernel, self._kernel_id, now=now))
+
+
 class InRunningLoop(InThread):
     """A blocking manager, called where an event loop runs already."""
 
@@ -128,4 +152,5 @@ FACES: dict[str, type[Face]] = {
     "pending": Pending,
     "blocking": InThread,
     "blocking in a loop": InRunningLoop,
+    "blocking many": ManyInThread,
 }
