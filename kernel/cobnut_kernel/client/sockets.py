@@ -34,6 +34,9 @@ ARRIVAL_SHARE = 1 / 32
 ARRIVAL_MAX = 1.0
 """Seconds that a kernel waits at most for that, however long it was awaited."""
 
+# RCVBUF is left alone. A kernel that drops what its clients do not take (ipykernel, beyond 1000 messages) does so when
+# our process gets no processor for some tenths of a second, and a larger buffer would bridge that. But between unix
+# sockets there is the sender's buffer only, and one of TCP grows by itself to more than most systems let anybody set.
 _OPTIONS: dict[zmq.SocketOption, int | bytes] = {
     zmq.SocketOption.RECONNECT_IVL: RECONNECT_MS,
     zmq.SocketOption.RECONNECT_IVL_MAX: RECONNECT_MAX_MS,
