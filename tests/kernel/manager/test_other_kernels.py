@@ -213,7 +213,7 @@ async def test_its_cell_is_interrupted(manager: AsyncKernelManager, language: La
         await interrupt(manager, sleeping)
         assert (await sleeping.reply()).content["status"] == language.interrupted
         assert await text_of(client, language.show) == "42"
-    await manager.shutdown_kernel()
+    await manager.shutdown_kernel(now=True)  # ipykernel's end, on which bash_kernel stands, may wait for itself
 
 
 @pytest.mark.parametrize("now", [False, True])
