@@ -39,6 +39,9 @@ _here = threading.local()
 SIGNAL_TIME = 0.2
 """After how many seconds at most a blocking call of the main thread sees a signal."""
 
+LOOP_DESCRIPTORS = 4
+"""How many descriptors a loop takes, with one for its import."""
+
 EXIT_PATIENCE = 10.0
 """How long the end of the process waits for what is being undone, in seconds."""
 
@@ -46,7 +49,11 @@ _log = logging.getLogger(__name__)
 
 
 class Portal:
-    """An asyncio loop on a thread of its own; it starts with the first call and ends with `stop` or the process."""
+    """An asyncio loop on a thread of its own; it starts with the first call and ends with `stop` or the process.
+
+    Raises:
+        OSError: there are not enough descriptors for it.
+    """
 
     _process_portal: Portal | None = None
     _process_lock = threading.Lock()
@@ -63,8 +70,13 @@ class Portal:
         self._is_ending: bool = False
         self._awaited: set[PortalTask[Any]] = set()
         self._at_end: list[Callable[[], object]] = []
+        self._reserved: list[int] = _reserve(LOOP_DESCRIPTORS)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:
+            _release(self._reserved)
+            raise
         atexit.register(self.stop, EXIT_PATIENCE)
 
     @classmethod
@@ -72,6 +84,9 @@ class Portal:
         """Return the process's portal; a new one where there is none, or the last was stopped.
 
         On a portal's own thread it is that one, although it is being stopped: what begins there ends there.
+
+        Raises:
+            OSError: there are not enough descriptors for a new one.
         """
         if (portal := cls._of_this_thread()) is not None:
             return portal
@@ -209,6 +224,7 @@ class Portal:
         _here.portal = self
         failure: BaseException | None = None
         try:
+            _release(self._reserved)
             import asyncio
 
             with asyncio.Runner() as runner:
@@ -409,6 +425,23 @@ def _outcome(task: PortalTask[T]) -> T:
             with suppress(TimeoutError):
                 task.exception(timeout)
     return task.result()
+
+
+def _reserve(number: int) -> list[int]:
+    """Open descriptors for somebody who needs them later: who lacks them hears of it before anything is announced."""
+    reserved: list[int] = []
+    try:
+        while len(reserved) < number:
+            reserved.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except BaseException:
+        _release(reserved)
+        raise
+    return reserved
+
+
+def _release(reserved: list[int]) -> None:
+    while reserved:
+        os.close(reserved.pop())
 
 
 def _guarded(callback: Callable[[], object]) -> None:

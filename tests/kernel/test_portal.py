@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
@@ -285,6 +288,26 @@ def test_a_task_that_fails_disturbs_nobody_else(portal: Portal, caplog: pytest.L
     assert portal.call(double, 1) == 2
     assert not going_on.done()
     assert "What lived on the portal has failed" in caplog.text
+
+
+def test_a_portal_without_descriptors_is_refused_at_once() -> None:
+    """Before anything is announced that nobody would do; when there are some again, so is a portal."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for spare in (0, 3):
+        highest = max(int(entry.name) for entry in Path("/dev/fd").iterdir())
+        fillers = [os.open(os.devnull, os.O_RDONLY) for _ in range(highest)]  # the gaps below it, and more
+        try:
+            for _ in range(spare):
+                os.close(fillers.pop())
+            resource.setrlimit(resource.RLIMIT_NOFILE, (fillers[-1] + 1 + spare, hard))
+            with pytest.raises(OSError, match="Too many open files"):
+                Portal.shared()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for filler in fillers:
+                os.close(filler)
+    assert Portal.shared().call(double, 1) == 2
+    Portal.shared().stop()
 
 
 def test_who_waits_for_a_portal_that_cannot_begin_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
