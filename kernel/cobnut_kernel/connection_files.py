@@ -346,6 +346,14 @@ class OwnerDirectory:
         return cls(path)
 
     @classmethod
+    def remove_empty(cls) -> None:
+        """Remove this process's folder where nothing but the record is in it."""
+        known = cls._process_directory
+        with suppress(FileNotFoundError):
+            if known is not None and [path.name for path in known.path.iterdir()] == [_RECORD]:
+                cls.remove()
+
+    @classmethod
     def remove(cls) -> None:
         """Remove this process's folder, if it has one, with all that is in it."""
         known, cls._process_directory = cls._process_directory, None

@@ -23,6 +23,7 @@ from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from contextvars import Context
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, TypeVarTuple, cast
 
 if TYPE_CHECKING:
@@ -414,16 +415,27 @@ def _thread_safe_waker(event: Any) -> Callable[[], None]:
     return wake
 
 
-def _outcome(task: PortalTask[T]) -> T:
-    """Block until a call has ended, and return or raise what it does.
+def wait_until_done(future: Future[Any], timeout: float | None = None) -> None:
+    """Block until a future is done, whatever its outcome.
 
     The main thread looks up now and then: a Ctrl-C that comes while it is about to wait for a lock does not wake it.
+
+    Raises:
+        TimeoutError: it is not done after so many seconds.
     """
-    timeout = SIGNAL_TIME if threading.current_thread() is threading.main_thread() else None
-    with suppress(CancelledError):
-        while not task.done():
-            with suppress(TimeoutError):
-                task.exception(timeout)
+    end = None if timeout is None else monotonic() + timeout
+    look = SIGNAL_TIME if threading.current_thread() is threading.main_thread() else None
+    while not future.done():
+        left = None if end is None else end - monotonic()
+        if left is not None and left <= 0:
+            raise TimeoutError("It is not done in time.")
+        with suppress(TimeoutError, CancelledError):
+            future.exception(min((time for time in (left, look) if time is not None), default=None))
+
+
+def _outcome(task: PortalTask[T]) -> T:
+    """Block until a call has ended, and return or raise what it does."""
+    wait_until_done(task)
     return task.result()
 
 

@@ -126,6 +126,7 @@ class SshProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._files: list[Path] = [self._control]
         self._ending = asyncio.Lock()
+        self._is_over = asyncio.Event()
 
     @property
     def is_running(self) -> bool:
@@ -172,11 +173,19 @@ class SshProcess:
         if asked.returncode:
             raise TunnelError(f"ssh cannot lead {here} to {there} of {self._server}: {_words(words)}")
 
+    async def hold(self) -> None:
+        """Wait until it was ended; whoever cancels this ends it."""
+        try:
+            await self._is_over.wait()
+        finally:
+            await self.end()
+
     async def end(self) -> None:
         """End it, and remove its sockets."""
         await finish(self._end())
 
     async def _end(self) -> None:
+        self._is_over.set()
         async with self._ending:
             await self._end_process()
             for file in self._files:
@@ -238,6 +247,9 @@ async def _open(
     timeout: float,
 ) -> Tunnel:
     process = SshProcess(server, options)
+    portal = Portal.shared()  # with which all of it ends: at the end of the program, say
+    portal.create_task(process.hold())
+    portal.at_end(OwnerDirectory.remove_empty)
     try:
         async with asyncio.timeout(timeout):
             if isinstance(kernel, ConnectionInfo):

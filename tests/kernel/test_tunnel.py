@@ -175,13 +175,14 @@ async def test_no_ssh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 PROGRAM = """
-import sys, time
+import sys
 from cobnut_kernel.portal import Portal
 from cobnut_kernel.tunnel import Tunnel
 async def open():
     return await Tunnel.open(sys.argv[1], sys.argv[2], options=sys.argv[3:])
-print(Portal.shared().call(open).pid, flush=True)
-time.sleep(600)
+tunnel = Portal.shared().call(open)
+print(tunnel.pid, flush=True)
+sys.stdin.readline()
 """
 
 
@@ -189,12 +190,27 @@ def test_killed_with_a_tunnel(server: Sshd, kernel: RealKernel) -> None:
     """When the process that has a tunnel is killed, ssh ends on both machines."""
     file = str(kernel.folder / "connection.json")
     command = [sys.executable, "-c", PROGRAM, HOST, file, *options(server)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         pid = int(process.stdout.readline())
         assert server.clients()
         process.kill()
     until(lambda: not is_running(pid), "ssh runs on")
+    until(lambda: not server.clients(), "the server still has a client")
+
+
+def test_program_that_ends_without_closing(server: Sshd, kernel: RealKernel, runtime: Path) -> None:
+    """When a program ends and has not closed its tunnel, ssh and its sockets are gone before."""
+    file = str(kernel.folder / "connection.json")
+    command = [sys.executable, "-c", PROGRAM, HOST, file, *options(server)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        assert left_over(runtime)
+        process.communicate("\n", timeout=LIMIT)
+        assert process.returncode == 0
+    assert not is_running(pid)
+    assert not left_over(runtime)
     until(lambda: not server.clients(), "the server still has a client")
 
 

@@ -21,7 +21,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from cobnut_kernel.errors import KernelDiedError, KernelError, KernelStartCancelled, PendingKernelError
-from cobnut_kernel.portal import Portal, settled
+from cobnut_kernel.portal import Portal, settled, wait_until_done
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -134,13 +134,13 @@ class Ready:
         Raises:
             RuntimeError: it is not over, and the caller runs on the thread that works on it.
         """
-        self._require_elsewhere()
-        return self._future.result(timeout)
+        self._block(timeout)
+        return self._future.result()
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Block until the transition is over; return what made it fail, or None. See `result`."""
-        self._require_elsewhere()
-        return self._future.exception(timeout)
+        self._block(timeout)
+        return self._future.exception()
 
     def cancelled(self) -> bool:
         """Whether a start ended because it was cancelled."""
@@ -163,9 +163,10 @@ class Ready:
         await settled(self._future)
         self._future.result()
 
-    def _require_elsewhere(self) -> None:
+    def _block(self, timeout: float | None) -> None:
         if not self.done() and Portal.runs_here():
             raise RuntimeError("This would wait for itself on the portal's thread: await the object instead.")
+        wait_until_done(self._future, timeout)
 
 
 class Lifecycle:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import Future
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from cobnut_kernel.manager.lifecycle import (
     Lifecycle,
     Ready,
 )
-from cobnut_kernel.portal import Portal
+from cobnut_kernel.portal import SIGNAL_TIME, Portal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -387,6 +388,23 @@ def test_a_thread_without_a_loop_blocks_for_it() -> None:
     assert ready.exception() is None
     thread.join()
     assert called == [ready]
+
+
+def test_a_signal_that_wakes_nobody_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The main thread does not wait without looking up: a Ctrl-C just before it waits ends the waiting."""
+    waits: list[float | None] = []
+    real = Future[None].exception
+
+    def exception(future: Future[None], timeout: float | None = None) -> BaseException | None:
+        waits.append(timeout)
+        if len(waits) == 3:
+            raise KeyboardInterrupt
+        return real(future, 0)
+
+    monkeypatch.setattr(Future, "exception", exception)
+    with pytest.raises(KeyboardInterrupt):
+        Ready().result()
+    assert all(timeout is not None and timeout <= SIGNAL_TIME for timeout in waits)
 
 
 def test_the_first_outcome_stays() -> None:
