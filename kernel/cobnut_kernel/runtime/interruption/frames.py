@@ -6,6 +6,7 @@ import _weakrefset
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import queue
 import subprocess
@@ -43,6 +44,14 @@ _IMPORTS = "<frozen importlib._bootstrap"
 _popen: Any = subprocess.Popen
 _STARTS_A_CHILD: types.CodeType = getattr(_popen._execute_child, "__wrapped__", _popen._execute_child).__code__
 """What is interrupted there leaves a child that nobody knows, and the descriptors of a pipe."""
+
+_TAKES_A_LOCK = frozenset(
+    function.__code__
+    for kind, names in ((threading.Condition, ("__enter__", "__exit__")), (logging.Handler, ("acquire", "release")))
+    for name in names
+    if isinstance(function := getattr(kind, name), types.FunctionType)
+)
+"""What is interrupted there may keep a lock for ever: it has it and its `with` has not begun, or has it no more."""
 
 _LOOP_STEPS: set[types.CodeType] = {asyncio.Handle._run.__code__}
 """The functions of event loops that run a task or a callback."""
@@ -109,6 +118,11 @@ def is_stopped(frame: types.FrameType | None) -> bool:
             return False
         frame = frame.f_back
     return frame is not None and frame.f_code.co_filename.startswith(_debugger)
+
+
+def is_delicate(frame: types.FrameType) -> bool:
+    """Tell whether a lock is taken or given back, or a finalizer runs: a moment later an interrupt hurts nobody."""
+    return frame.f_code in _TAKES_A_LOCK or is_finalizing(frame)
 
 
 def is_finalizing(frame: types.FrameType | None) -> bool:

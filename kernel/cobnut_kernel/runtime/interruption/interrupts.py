@@ -34,7 +34,7 @@ from cobnut_kernel.runtime.interruption.children import children_of, interrupt_c
 from cobnut_kernel.runtime.interruption.frames import (
     end_at_the_cell,
     is_careful,
-    is_finalizing,
+    is_delicate,
     is_original_call,
     is_ours,
 )
@@ -60,8 +60,8 @@ _AGAIN = 0.005
 _RARELY = 0.25
 """Seconds between two looks after an interrupt that has been due for long, in a call that cannot be stopped."""
 
-_FINALIZER = 0.1
-"""Seconds that a finalizer gets to end in peace."""
+_DELICATE = 0.1
+"""Seconds that a finalizer gets to end in peace, and a thread to take a lock: it may be waiting for that."""
 
 _INSIST = 1.0
 """Seconds until a cell whose time is up, and that has caught its interrupt and gone on, is interrupted once more."""
@@ -378,7 +378,7 @@ class Interrupts:
         if not (cell.wanted if cell is not None else main.is_kept_by_a_task(frame)):
             return
         if is_original_call(frame) or not is_careful(frame):
-            if not (self._is_patient() and is_finalizing(frame)):
+            if not (self._is_patient() and is_delicate(frame)):
                 main.strike()
         elif is_ours(frame):
             self.due = True
@@ -386,8 +386,8 @@ class Interrupts:
                 cell.due = True
 
     def _is_patient(self) -> bool:
-        """Tell whether finalizers are left in peace still: an interrupt that is raised there may be lost."""
-        return time.monotonic() - self._looks_since < _FINALIZER
+        """Tell whether delicate places are left in peace still: an interrupt raised there may be lost, or do harm."""
+        return time.monotonic() - self._looks_since < _DELICATE
 
     def _main_thread(self) -> CellThread | None:
         return self._threads.get(threading.main_thread().ident or 0)

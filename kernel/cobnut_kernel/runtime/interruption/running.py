@@ -146,7 +146,7 @@ class CellThread:
                 return False
             if not (cell.wanted if cell is not None else self.is_kept_by_a_task(frame)):
                 return False
-            if frames.is_stopped(frame) or (patient and frames.is_finalizing(frame)):
+            if frames.is_stopped(frame) or (patient and frames.is_delicate(frame)):
                 return False
             if frames.is_careful(frame):
                 return frames.is_ours(frame)

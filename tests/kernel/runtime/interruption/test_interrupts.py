@@ -135,6 +135,25 @@ def test_whatever_a_cell_does_is_stopped(client: WireClient, slow_folder: str, n
 
 
 @BOTH
+@pytest.mark.parametrize("mode", ["", "# thread\n"])
+def test_no_lock_is_kept_by_what_was_interrupted(client: WireClient, mode: str, interrupt: Interrupt) -> None:
+    """Code that takes and gives back a condition's lock, over and over, is stopped; others get the lock then."""
+    client.execute(
+        "import threading\ncondition = threading.Condition()\n"
+        "def take():\n    taken.append(condition.acquire(timeout=0.5) and not condition.release())\n"
+        "def is_free():\n    global taken\n    taken = []\n"
+        "    other = threading.Thread(target=take); other.start(); other.join()\n    return taken[0]\n"
+    )
+    for _ in range(12):
+        cell = client.send_code(f"{mode}print('begun')\nwhile True:\n    with condition: sum(range(100))")
+        client.wait_for_text(cell, "begun")
+        interrupt(client)
+        client.finish(cell)
+        assert cell.content["ename"] == "KeyboardInterrupt"
+        assert client.execute("is_free()").result == "True"
+
+
+@BOTH
 def test_a_task_that_blocks_between_cells_is_stopped(client: WireClient, interrupt: Interrupt) -> None:
     """No cell runs, but a task of an earlier one holds the main thread: the interrupt ends it and cells run again."""
     first = client.execute(
