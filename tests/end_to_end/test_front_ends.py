@@ -14,6 +14,7 @@ import urllib.request
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.error import URLError
 
 import nbformat
 import psutil
@@ -139,14 +140,19 @@ class Server:
         command += [f"--ServerApp.root_dir={folder}"]
         with self.port_file.open("wb") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=dict(os.environ), cwd=folder)
-        self.url = self._wait_for_url()
+        self.url: str = ""
+        self._wait_for_answer()
 
-    def _wait_for_url(self) -> str:
+    def _wait_for_answer(self) -> None:
+        """Wait until it says where it is, and listens there: on a busy machine the one is long before the other."""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and self.process.poll() is None:
-            for line in self.port_file.read_text().splitlines():
-                if "http://127.0.0.1:" in line:
-                    return "http://" + line.partition("http://")[2].partition("/")[0]
+            for line in self.port_file.read_text().splitlines(keepends=True):
+                if "http://127.0.0.1:" in line and line.endswith("\n"):
+                    self.url = "http://" + line.partition("http://")[2].partition("/")[0]
+            with suppress(URLError):
+                if self.url and self.call("GET", "status"):
+                    return
             time.sleep(0.05)
         raise AssertionError(f"The server did not start:\n{self.port_file.read_text()}")
 
