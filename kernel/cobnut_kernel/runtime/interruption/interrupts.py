@@ -24,6 +24,7 @@ from collections import deque
 from itertools import count
 from math import ceil
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakMethod
 
 import anyio
 
@@ -92,7 +93,8 @@ class Interrupts:
         self._stopped: deque[tuple[int, Callable[[Job], bool]]] = deque(maxlen=_REMEMBERED)
         self._stopped_before: int = -1
         self.resume: Callable[[int], object] | None = None  # lets a thread go on that a debugger has stopped
-        os.register_at_fork(after_in_child=self._make_locks)
+        make_locks = WeakMethod(self._make_locks)  # what is registered there is there for ever
+        os.register_at_fork(after_in_child=lambda: (make_locks() or _do_nothing)())
 
     def _make_locks(self) -> None:
         """Take new locks in a forked child: the threads that held the old ones are not there."""

@@ -29,7 +29,7 @@ from cobnut_kernel.protocol.fork import (
 )
 from cobnut_kernel.runtime.zygote.child import NewKernel
 from cobnut_kernel.runtime.zygote.owner import Owner, close
-from cobnut_kernel.runtime.zygote.spare import PAUSE, Spare, await_request
+from cobnut_kernel.runtime.zygote.spare import PAUSE, UNFIT, Spare, await_request
 from cobnut_kernel.runtime.zygote.wards import Ward, Wards
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ class Zygote:
         for pid, status in self._wards.reap().items():
             if self._spare is not None and self._spare.pid == pid:
                 self._drop_spare()
+                self._forks_spares = self._forks_spares and status != UNFIT
             else:
                 self._owner.send(Exited(pid, status))
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from cobnut_kernel.errors import MalformedMessageError
 from cobnut_kernel.protocol.fork import MAX_PACKET, MAX_STREAMS, Fork, decode_request
 from cobnut_kernel.runtime.zygote.child import NewKernel
+from cobnut_kernel.runtime.zygote.rehearsal import STEPS, is_over
 from cobnut_kernel.runtime.zygote.template import touch
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 PAUSE = 0.02
 """Seconds without a request after which one is forked: a kernel that was just started has the machine for itself."""
+
+UNFIT = 1
+"""The exit code of one that cannot become a kernel; the next could not either."""
 
 
 class Spare:
@@ -51,11 +55,13 @@ class Spare:
 
 def await_request(connected: socket.socket, template: Template) -> NewKernel:
     """Wait in the child for what it is to become; without a request the process ends."""
-    for step in (_parse, _loop, _listen, lambda: touch(template.shell)):
+    for step in (*STEPS, lambda: touch(template.shell)):
         if select([connected], [], [], 0)[0]:
             break
         with suppress(Exception):  # what is done in advance may fail again when it counts
             step()
+    if not is_over():
+        os._exit(UNFIT)
     with suppress(OSError, MalformedMessageError):
         data, descriptors, _, _ = socket.recv_fds(connected, MAX_PACKET, MAX_STREAMS, socket.MSG_CMSG_CLOEXEC)
         connected.close()
@@ -64,29 +70,3 @@ def await_request(connected: socket.socket, template: Template) -> NewKernel:
             os.chdir(request.cwd)
             return NewKernel(request, descriptors)
     os._exit(0)
-
-
-# ── what a kernel does at its start, taken back: the memory that it changes is no longer shared then ─────────────────
-
-
-def _parse() -> None:
-    from cobnut_kernel.command_line import _parser
-
-    _parser().parse_args(["-f", "file"])
-
-
-def _loop() -> None:
-    import anyio
-
-    anyio.run(anyio.lowlevel.checkpoint)
-
-
-def _listen() -> None:
-    import zmq
-
-    from cobnut_kernel.protocol.codec import Codec
-
-    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
-        router.bind("inproc://nothing")
-    codec = Codec(b"key")
-    codec.encode(codec.message("nothing", {}))
