@@ -263,4 +263,4 @@ def test_subshells_that_have_gone_are_forgotten(start_kernel: Callable[[], Kerne
             client.finish(exchange)
         for each in made:
             client.control(MessageType.DELETE_SUBSHELL_REQUEST, subshell_id=each)
-    assert int(client.execute(count).result) <= 1  # the first that was asked is held until the completer has warmed up
+    assert int(client.execute(count).result) <= 1  # what a thread did last may hold one until it does something else

@@ -14,7 +14,7 @@ from functools import partial
 from tokenize import TokenError
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, cast
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from cobnut_kernel.runtime.imports import without_user_folder
 from cobnut_kernel.runtime.introspection.aside import DEADLINE, Aside, keep_to_itself
@@ -87,7 +87,7 @@ class Language:
             self._deadline,
         )
         if self._timer is None and self._jedi_after is not None:
-            self._timer = threading.Timer(self._jedi_after, self.warm_up, (shell,), {"jedi": True})
+            self._timer = threading.Timer(self._jedi_after, self._make_jedi_ready, (ref(shell),))
             self._timer.name, self._timer.daemon = "cobnut-language", True
             self._timer.start()
         return _complete_reply(matches, cursor)
@@ -184,6 +184,14 @@ class Language:
         return {"status": "ok", "history": rows}
 
     # ── preparation ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _make_jedi_ready(self, shell: ref[InteractiveShell]) -> None:
+        """Warm up with a shell that was asked; where it has gone meanwhile, the next one that is asked does it."""
+        living = shell()
+        if living is None:
+            self._timer = None
+        else:
+            self.warm_up(living, jedi=True)
 
     def _warm_up(self, shell: InteractiveShell, jedi: bool) -> None:
         finder = self._finder(shell)
