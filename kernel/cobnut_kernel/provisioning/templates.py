@@ -37,6 +37,7 @@ class Templates(PerProcess):
 
     def __init__(self) -> None:
         Guard.shared()  # it is there first, and so ends after them
+        self._is_closed: bool = False
         self._servers: list[ForkServer] = []
         self._hopeless: list[dict[str, str]] = []
         self._wanted: list[dict[str, str]] = []
@@ -68,6 +69,8 @@ class Templates(PerProcess):
 
     def prepare(self, env: Mapping[str, str], *, is_awaited: bool = True) -> None:
         """Start a fork server for an environment, unless there is one, or one could not run, or there are too many."""
+        if self._is_closed:  # a loop that ends still runs the timers that are due
+            return
         running = [server for server in self._servers if not server.is_retired]
         if len(running) >= MOST or start_variables(env) in self._hopeless or any(each.fits(env) for each in running):
             return
@@ -95,6 +98,7 @@ class Templates(PerProcess):
 
     def _release(self) -> None:
         """End them all, and what they have forked or guard."""
+        self._is_closed = True
         while self._servers:
             self._servers.pop().close()
 

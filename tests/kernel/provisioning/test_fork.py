@@ -24,7 +24,7 @@ from cobnut_kernel.provisioning import circumstances, fork_server, templates
 from cobnut_kernel.provisioning.fork import ForkProvisioner
 from cobnut_kernel.provisioning.fork_server import ForkServer
 from cobnut_kernel.provisioning.guard import Guard
-from cobnut_kernel.provisioning.templates import Templates
+from cobnut_kernel.provisioning.templates import Templates, kernel_environment
 
 pytestmark = [
     pytest.mark.usefixtures("runtime"),
@@ -520,6 +520,16 @@ def test_kernels_end_with_the_portal() -> None:
     for pid in pids:
         wait_for_end(pid)
     assert not folder.exists()
+
+
+def test_none_is_started_at_the_portals_end() -> None:
+    """What was put off, and is due when all has ended, starts no fork server that nobody would end."""
+    kept: list[Templates] = []
+    on_portal(lambda: kept.append(Templates.shared()))
+    on_portal(kept[0].close)
+    on_portal(lambda: kept[0].prepare(kernel_environment()))
+    assert not kept[0]._servers
+    assert not psutil.Process().children()
 
 
 def test_the_information_about_it_is_json(server: ForkServer) -> None:
