@@ -72,6 +72,16 @@ class Caller:
         action, _, name = wish.partition(" ")
         return getattr(self, f"_{action}")(name)
 
+    def runs_all(self, act: Callable[[], object]) -> bool:
+        """Say whether there are kernels of a wish, and all of them were started and not undone."""
+        owner = getattr(act, "__self__", None)
+        managers = (
+            [owner]
+            if isinstance(owner, KernelManager)
+            else list(map(self.multi.get_kernel, self.multi.list_kernel_ids()))
+        )
+        return bool(managers) and all(map(_runs, managers))
+
     def _start(self, name: str) -> Wish:
         manager = self.one(name)
         return manager.start_kernel, partial(_has_stopped, manager)
@@ -123,6 +133,11 @@ class Caller:
     def _is_empty(self) -> bool:
         until(lambda: not self.multi.list_kernel_ids(), "kernels are still listed")
         return True
+
+
+def _runs(manager: KernelManager) -> bool:
+    """Say whether a start has come to its end, at this moment, and nothing has undone it."""
+    return manager.has_kernel and manager.ready.done() and manager.ready.exception() is None
 
 
 def _has_stopped(manager: KernelManager, untouched: int = 0) -> bool:
@@ -182,7 +197,8 @@ def main(log: str, wish: str) -> None:
         before = Possessions.of_this_process(RUNTIME)
         act, clear_up = caller.prepare(wish)
         outcome = "interrupted" if interrupted_in(act) else "done"
-        if outcome == "done" and wish.startswith(("start", "restart")):
+        if wish.startswith(("start", "restart")) and caller.runs_all(act):
+            outcome = "done"  # also where Ctrl-C came in the moment of its return
             caller.multi.shutdown_all(now=True)
             getattr(act, "__self__", caller.multi).__exit__()
         outcome = outcome if clear_up() else "untouched"
