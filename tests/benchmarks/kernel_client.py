@@ -242,9 +242,9 @@ class ForkServer:
                 raise WorkFailed("died" if answer is None else f"refused ({answer.text})")
 
     def pss(self) -> float:
-        """Return the proportional memory of the template, in MB."""
+        """Return the proportional memory of the template and all that it has forked, in MB."""
         assert self.process is not None
-        return _pss(self.process.pid)
+        return sum(map(_pss, _with_children(self.process.pid)))
 
 
 class ForkedProcess:
@@ -495,6 +495,11 @@ def _free_ports() -> list[int]:
 
 def _pss(pid: int) -> float:
     return _kilobytes(Path(f"/proc/{pid}/smaps_rollup").read_text(), "Pss:") / 1000
+
+
+def _with_children(pid: int) -> list[int]:
+    """Return a process that has one thread, and those that it has forked."""
+    return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
 
 def _kilobytes(text: str, name: str) -> int:

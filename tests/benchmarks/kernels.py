@@ -173,16 +173,17 @@ def memory(recipe: KernelRecipe, size: Size) -> Sequence[Sample]:
 
 
 def forked_memory(recipe: KernelRecipe, size: Size) -> Sequence[Sample]:
-    """Fork a second kernel beside a first one: what both and the template take more than before."""
+    """Fork a second kernel beside a first one: what both, template and spare kernel take more than before."""
     if not recipe.ours:
         raise WorkFailed("no fork server")
     with ForkServer(recipe) as server, RunningKernel(recipe, server) as first:
         warmed(first)
-        alone = first.pss() + server.pss()
+        time.sleep(size.settle)
+        alone = server.pss()
         with RunningKernel(recipe, server) as second:
             warmed(second)
             time.sleep(size.settle)
-            return [Sample(first.pss() + second.pss() + server.pss() - alone)]
+            return [Sample(server.pss() - alone)]
 
 
 def _flood(recipe: KernelRecipe, code: str, size: Size) -> tuple[Cell, bool]:
