@@ -2,58 +2,40 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import signal
 import subprocess
 import sys
-from contextlib import suppress
-from dataclasses import asdict
-from itertools import count
+from dataclasses import asdict, replace
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 from traitlets import CaselessStrEnum, Float, default
 
-from cobnut_kernel.errors import KernelDiedError, KernelStartError
-from cobnut_kernel.kernelspec import registers
-from cobnut_kernel.protocol.connection import ConnectionInfo
-from cobnut_kernel.protocol.messages import Channel
+from cobnut_kernel.errors import KernelStartError
 from cobnut_kernel.provisioning.base import KernelConnectionInfo, KernelProvisionerBase
 from cobnut_kernel.provisioning.command import expand_home, explain_failure, fill_in, working_folder
-from cobnut_kernel.provisioning.encryption import decide_encryption, with_keys
-from cobnut_kernel.provisioning.files import is_private, own_folder, remove, write_file
+from cobnut_kernel.provisioning.encryption import decide_encryption
 from cobnut_kernel.provisioning.guard import Guard
 from cobnut_kernel.provisioning.owner_pipe import VARIABLE as OWNER_PIPE
 from cobnut_kernel.provisioning.owner_pipe import OwnerPipe
-from cobnut_kernel.provisioning.placement import (
-    LOCALHOST,
-    PORT_NAMES,
-    Wishes,
-    asked_transport,
-    decide_transport,
-    is_known_to_take_ipc,
-    needs_short_paths,
-)
-from cobnut_kernel.provisioning.ports import Ports, require_own_address
-from cobnut_kernel.provisioning.process import ChildProcess, signal_name
+from cobnut_kernel.provisioning.place import LocalPlace, PlaceRequest
+from cobnut_kernel.provisioning.placement import Wishes, asked_transport, is_known_to_take_ipc
+from cobnut_kernel.provisioning.process import ChildProcess
 from cobnut_kernel.provisioning.socket_proof import SocketProof
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from cobnut_kernel.provisioning.encryption import Encryption
     from cobnut_kernel.provisioning.process import KernelProcess
-    from cobnut_kernel.provisioning.registration import RegistrationDesk
 
 RETRIES = 3
 """How often a kernel is started again that has lost one of its ports to somebody else."""
 
 _OWNER = "JPY_PARENT_PID"
 _PORT_IS_TAKEN = re.compile(r"address (is )?already in use|EADDRINUSE", re.IGNORECASE)
-_PREFIXES = count(1)
 
 
 class LocalProvisioner(KernelProvisionerBase):
@@ -65,7 +47,6 @@ class LocalProvisioner(KernelProvisionerBase):
 
     Attributes:
         process: the process of the last launch.
-        connection_file: where the kernel reads its connection.
         cwd: the folder it was started in.
         independent: whether it outlives us.
     """
@@ -84,17 +65,12 @@ class LocalProvisioner(KernelProvisionerBase):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.process: KernelProcess | None = None
-        self.connection_file: Path | None = None
         self.cwd: str = ""
         self.independent: bool = False
-        self._wishes: Wishes | None = None
-        self._desk: RegistrationDesk | None = None
-        self._ports = Ports()
-        self._encryption: Encryption | None = None
-        self._extra: dict[str, Any] = {}
+        self._place = LocalPlace()
+        self._request: PlaceRequest | None = None
         self._launch: tuple[list[str], dict[str, str], dict[str, Any]] | None = None
         self._retries: int = 0
-        self._short_folder: str = ""
         self._proof: SocketProof | None = None
         self._leaves_sockets: bool = False
 
@@ -108,6 +84,11 @@ class LocalProvisioner(KernelProvisionerBase):
     def has_process(self) -> bool:
         """Whether the process runs."""
         return self.process is not None and self.process.poll() is None
+
+    @property
+    def connection_file(self) -> Path | None:
+        """Where the kernel reads its connection."""
+        return self._place.connection_file
 
     @property
     def pid(self) -> int | None:
@@ -157,25 +138,39 @@ class LocalProvisioner(KernelProvisionerBase):
             ConnectionFileError: there is no private place for the connection file.
         """
         policy = kwargs.pop("transport_encryption", None) or getattr(self.parent, "transport_encryption", "disabled")
-        self._encryption = decide_encryption(policy, self.kernel_spec)
+        encryption = decide_encryption(policy, self.kernel_spec)
         self.independent = bool(kwargs.pop("independent", False))
         self.process = None  # what the last one said is no longer of interest
         self._retries = 0
         is_another = bool(kwargs.get("cmd")) or is_known_to_take_ipc(self.kernel_spec)
         self._proof = None if is_another else SocketProof(self.kernel_spec, self.log)
         given: Mapping[str, str] = kwargs.get("env") or {}
-        self._extra = {"jupyter_session": name} if (name := given.get("JPY_SESSION_NAME")) else {}
+        extra = {"jupyter_session": name} if (name := given.get("JPY_SESSION_NAME")) else {}
         kwargs = await super().pre_launch(**kwargs)
         arguments: list[str] = kwargs.pop("extra_arguments", None) or []
         try:
-            if self._wishes is None or not self.connection_info:  # the first start, or one on new ports
-                self._wishes = self._read_wishes()
-            self._place(self._wishes)
+            self._request = self._asked(encryption, extra)
+            self.connection_info = self._place.take(self._request, self.connection_info)
             kwargs["cmd"] = kwargs.pop("cmd", None) or self._command(arguments, kwargs)
         except BaseException:
             await self.cleanup()
             raise
         return kwargs
+
+    def _asked(self, encryption: Encryption, extra: Mapping[str, Any]) -> PlaceRequest:
+        """Say what this launch asks of its place; what the user wishes is read at the first, and for new ports."""
+        before = self._request if self.connection_info else None
+        return PlaceRequest(
+            self.kernel_id,
+            self.kernel_spec,
+            wishes=before.wishes if before is not None else Wishes.of(self.parent),
+            transport=self.transport,
+            encryption=encryption,
+            extra=extra,
+            independent=self.independent,
+            is_proven=self._proof is not None and self._proof.is_given,
+            leaves_sockets=self._leaves_sockets,
+        )
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Start the process, and wait for its registration where it chooses its ports itself.
@@ -196,15 +191,15 @@ class LocalProvisioner(KernelProvisionerBase):
         Raises:
             KernelStartError: it cannot be started, or the port is one that the manager's user has chosen.
         """
-        wishes = self._wishes
-        if wishes is None or self._launch is None or self._retries >= RETRIES or not self._has_lost_a_port():
+        if self._request is None or self._launch is None or self._retries >= RETRIES or not self._has_lost_a_port():
             return None
         self._retries += 1
         self.log.warning("Kernel %s did not get its ports: it is started again on others.", self.kernel_id)
         await self.cleanup(restart=True)
+        self._place.give_ports_back()
+        self._request = replace(self._request, holds_ports=False)
         self.connection_info = {}
-        self._ports.give_back()
-        self._place(wishes)
+        self.connection_info = self._place.take(self._request, self.connection_info)
         return await self._begin(*self._launch)
 
     def note_answer(self, *, answered: bool) -> None:
@@ -212,29 +207,29 @@ class LocalProvisioner(KernelProvisionerBase):
 
         Where somebody asks for sockets it gets them all the same, and so does one that is known to take them.
         """
-        if self._proof is None or self._wishes is None or self.connection_info.get("transport") != "ipc":
+        if self._proof is None or self._request is None or self.connection_info.get("transport") != "ipc":
             return
         self._proof.give() if answered else self._proof.withdraw()
-        asked = asked_transport(self.kernel_spec, self._wishes, self.transport)
+        asked = asked_transport(self.kernel_spec, self._request.wishes, self.transport)
         self._leaves_sockets = not answered and asked == "auto"
 
     async def cleanup(self, restart: bool = False) -> None:
         """Remove the sockets and, unless a launch follows, the connection file; give the ports back."""
-        self._close_desk()
-        kept = (str(self.connection_file), self._short_folder) if restart else ()
-        remove(path for path in self._files() if path not in kept)
-        if not restart:
-            self._ports.give_back()
+        self._place.leave(self.connection_info, restart=restart)
         if self.process is not None and self.process.poll() is not None:
             Guard.shared().remove(self.process.pid)
 
     def let_go(self) -> None:
         """Watch the process no longer, and hold nothing of its; it may go on."""
-        self._ports.give_back()
+        self._place.give_ports_back()
         if self.process is not None:
             self.process.release()
             if self._ends_with_us:
                 Guard.shared().remove(self.process.pid)
+
+    def _has_lost_a_port(self) -> bool:
+        is_tcp = self.connection_info.get("transport") == "tcp"
+        return is_tcp and not self.has_process and _PORT_IS_TAKEN.search(self.output_tail()) is not None
 
     async def _begin(self, cmd: list[str], env: dict[str, str], options: dict[str, Any]) -> KernelConnectionInfo:
         try:
@@ -243,8 +238,8 @@ class LocalProvisioner(KernelProvisionerBase):
             raise KernelStartError(explain_failure(cmd, self.cwd, error)) from error
         if self._ends_with_us:
             self._guard(process)
-        if self._desk is not None:
-            self.connection_info = _fields(await self._registered(self._desk, process))
+        if self._place.awaits_registration:
+            self.connection_info = await self._place.registration(process, self.registration_timeout)
         return self.connection_info
 
     async def _spawn(self, cmd: list[str], env: dict[str, str], cwd: str, options: dict[str, Any]) -> KernelProcess:
@@ -271,6 +266,9 @@ class LocalProvisioner(KernelProvisionerBase):
     def _guard(self, process: KernelProcess) -> None:
         """Have the process ended, and its files removed, when we end without doing it."""
         Guard.shared().add(process.identity, self._files())
+
+    def _files(self) -> list[str]:
+        return self._place.files(self.connection_info)
 
     def _finalize_env(self, env: dict[str, str]) -> None:
         super()._finalize_env(env)
@@ -340,156 +338,9 @@ class LocalProvisioner(KernelProvisionerBase):
         require_running(identity)
         await super().load_provisioner_info(provisioner_info)
         file = provisioner_info.get("connection_file")
-        self.connection_file = Path(file) if file else None
+        self._place.connection_file = Path(file) if file else None
         self.cwd = provisioner_info.get("cwd") or ""
         self.independent = bool(provisioner_info.get("independent"))
         process = self.process = AdoptedProcess(identity)
         if self._ends_with_us:
             self._guard(process)
-
-    # ── connection ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _read_wishes(self) -> Wishes:
-        """Read what the manager's user has set about the connection."""
-        return Wishes.of(self.parent)
-
-    def _place(self, wishes: Wishes) -> None:
-        """Decide where the kernel is reached, and write its connection file."""
-        path = self._path(wishes)
-        private = not wishes.connection_file and not self.independent
-        info = with_keys(self._known_connection() or self._new_connection(wishes, path), self._needed_encryption())
-        if info.shell_port:
-            self.connection_info = _fields(info)
-            write_file(path, info, private=private)
-        else:
-            # Imported here: with unix sockets, the rule, nothing is chosen.
-            from cobnut_kernel.provisioning.registration import RegistrationDesk
-
-            self._desk = RegistrationDesk(self.kernel_id, info, path)
-            write_file(path, self._desk.info, private=private)
-        self.connection_file = path
-
-    def _needed_encryption(self) -> Encryption:
-        assert self._encryption is not None
-        return self._encryption
-
-    def _path(self, wishes: Wishes) -> Path:
-        """Return where the connection file is, or will be."""
-        known = self.connection_file
-        if known is not None and known.parent.is_dir():
-            return known
-        if wishes.connection_file:
-            return Path(wishes.connection_file).expanduser().absolute()
-        if self.independent:
-            from jupyter_core.paths import jupyter_runtime_dir
-
-            return Path(jupyter_runtime_dir()) / f"kernel-{self.kernel_id}.json"
-        Guard.shared()  # from here on there are files for it to remove at the end
-        return own_folder() / f"kernel-{self.kernel_id}.json"
-
-    def _known_connection(self) -> ConnectionInfo | None:
-        """Return the connection of the launch before; None where there was none, or it cannot be had again."""
-        if not self.connection_info:
-            return None
-        info = ConnectionInfo.from_dict(self.connection_info)
-        if info.transport == "ipc":
-            return info if Path(info.ip).parent.is_dir() and not self._leaves_sockets else None
-        ports = [info.port(channel) for channel in Channel]
-        if not self._ports.are_held and self._remembers_ports:
-            with suppress(KernelStartError):
-                self._ports.find(info.ip, ports)
-                return info
-            return None
-        return info
-
-    @property
-    def _remembers_ports(self) -> bool:
-        return self._wishes is None or self._wishes.remembers_ports
-
-    def _new_connection(self, wishes: Wishes, path: Path) -> ConnectionInfo:
-        """Choose a connection; ports of 0 are the kernel's to choose."""
-        fields: dict[str, Any] = {
-            "key": wishes.key or os.urandom(32).hex().encode(),
-            "kernel_name": self.kernel_spec.name,
-            "extra": self._extra,
-        }
-        prefix = self._prefix(wishes, path)
-        is_proven = self._proof is not None and self._proof.is_given
-        if decide_transport(self.kernel_spec, wishes, self.transport, prefix, is_proven=is_proven) == "ipc":
-            others = (number for number in count(1) if number not in wishes.ports)
-            return _connection("ipc", prefix, [port or next(others) for port in wishes.ports], fields)
-        ip = wishes.ip or LOCALHOST
-        require_own_address(ip)
-        if self._chooses_ports(wishes, path):
-            return _connection("tcp", ip, [], fields)
-        ports = self._ports.find(ip, wishes.ports, hold=wishes.remembers_ports and not self._retries)
-        return _connection("tcp", ip, ports, fields)
-
-    def _prefix(self, wishes: Wishes, path: Path) -> str:
-        """Return the common beginning of the paths of unix sockets."""
-        if os.sep in wishes.ip:
-            return os.path.abspath(wishes.ip)  # noqa: PTH100 - a prefix, no path
-        if self.independent:
-            return str(path.with_name(os.urandom(4).hex()))
-        prefix = str(own_folder() / str(next(_PREFIXES)))
-        if not needs_short_paths(self.kernel_spec, prefix):
-            return prefix
-        self._short_folder = mkdtemp(prefix="cob-", dir="/tmp")
-        return f"{self._short_folder}/1"
-
-    def _chooses_ports(self, wishes: Wishes, path: Path) -> bool:
-        """Say whether the kernel chooses its ports and tells them: then it writes the file, which must be private."""
-        return registers(self.kernel_spec) and not any(wishes.ports) and is_private(path.parent)
-
-    async def _registered(self, desk: RegistrationDesk, process: KernelProcess) -> ConnectionInfo:
-        """Wait until the kernel has told where it listens; one that does not is killed."""
-        ended = asyncio.ensure_future(process.wait())
-        either = {desk.registered, ended}
-        try:
-            await asyncio.wait(either, timeout=self.registration_timeout, return_when=asyncio.FIRST_COMPLETED)
-        except BaseException:
-            process.kill()
-            raise
-        finally:
-            ended.cancel()
-            self._close_desk()
-        if desk.registered.cancelled():
-            process.kill()
-            raise _unregistered(desk, process, self.registration_timeout)
-        info = desk.registered.result()
-        self._ports.note([info.port(channel) for channel in Channel])
-        return info
-
-    def _close_desk(self) -> None:
-        desk, self._desk = self._desk, None
-        if desk is not None:
-            desk.close()
-
-    def _has_lost_a_port(self) -> bool:
-        is_tcp = self.connection_info.get("transport") == "tcp"
-        return is_tcp and not self.has_process and _PORT_IS_TAKEN.search(self.output_tail()) is not None
-
-    def _files(self) -> list[str]:
-        sockets = ConnectionInfo.from_dict(self.connection_info).ipc_paths() if self.connection_info else []
-        return [*sockets, *filter(None, (str(self.connection_file or ""), self._short_folder))]
-
-
-def _connection(transport: str, ip: str, ports: Iterable[int], fields: Mapping[str, Any]) -> ConnectionInfo:
-    return ConnectionInfo(transport, ip, **dict(zip(PORT_NAMES, ports, strict=False)), **fields)
-
-
-def _fields(info: ConnectionInfo) -> KernelConnectionInfo:
-    return {**info.as_dict(), "key": info.key}
-
-
-def _unregistered(desk: RegistrationDesk, process: KernelProcess, timeout: float) -> KernelStartError | KernelDiedError:
-    """Say why a kernel has not told where it listens, and show its last words."""
-    words = f"\n{process.errors.text().strip()}" if process.errors.text().strip() else ""
-    refused = f" What came was refused: {desk.refused}" if desk.refused else ""
-    code = process.poll()
-    if code is None:
-        return KernelStartError(
-            f"The kernel did not tell where it listens within {timeout:g} seconds, and was killed.{refused}{words}"
-        )
-    end = f"exit code {code}" if code >= 0 else f"killed by {signal_name(-code)}"
-    return KernelDiedError(f"The kernel's process ended before it told where it listens: {end}.{refused}{words}")
