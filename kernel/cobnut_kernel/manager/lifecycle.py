@@ -342,6 +342,24 @@ class Lifecycle:
         """Nothing of the kernel is left; False where it was not stopping."""
         return self._advance(KernelState.STOPPED, KernelState.STOPPING)
 
+    def abandon(self, ready: Ready, error: BaseException | None) -> None:
+        """Whoever carried a transition out is no more, and nothing of it is left; one that is over stays so.
+
+        Args:
+            ready: the transition's.
+            error: why; None where it was cancelled.
+        """
+        if ready.done():
+            return
+        with self._lock:
+            if error is None:
+                self.cancel()
+            else:
+                self.fail(DeathReport(None, None, "", self.state, reason=str(error)), error)
+            if ready is self.ready:
+                self.stopped()
+        ready.resolve(error or KernelStartCancelled("The start of the kernel was cancelled."))
+
     def _begin_life(self) -> Ready:
         if self._begun:
             self.ready, self.answered = Ready(), Ready()

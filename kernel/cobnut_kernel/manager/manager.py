@@ -12,9 +12,11 @@ from cobnut_kernel.manager.restarter import Decision
 from cobnut_kernel.portal import Portal, PortalTask, join, settled
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Coroutine, Mapping
+    from concurrent.futures import Future
     from types import TracebackType
 
+    from cobnut_kernel.manager.life import KernelLife
     from cobnut_kernel.manager.lifecycle import DeathReport, Ready
     from cobnut_kernel.manager.start_queue import StartQueue
     from cobnut_kernel.provisioning.base import KernelProvisionerBase
@@ -84,7 +86,7 @@ class AsyncKernelManager(KnownKernel):
             self._launch_args = options
             ready = self._announce_start()
             turn = self._turn = self.start_queue.join(str(self.kernel_id)) if self.start_queue is not None else None
-            self._rise = self._work.begin(lambda life: life.start(ready, options, turn))
+            self._rise = self._carry_out(ready, lambda life: life.start(ready, options, turn))
             return self._rise
 
     async def restart_kernel(self, now: bool = False, newports: bool = False, **options: Any) -> None:
@@ -172,7 +174,7 @@ class AsyncKernelManager(KnownKernel):
             self._lifecycle.require_startable()
             self._name_kernel(info.get("kernel_id"), info.get("kernel_name"))
             ready = self._announce_start()
-            self._rise = self._work.begin(lambda life: life.adopt(ready, info))
+            self._rise = self._carry_out(ready, lambda life: life.adopt(ready, info))
         await join(self._rise)
 
     def attach(self) -> None:
@@ -294,7 +296,7 @@ class AsyncKernelManager(KnownKernel):
                 return self._fall, False
             waits = self._lifecycle.is_beginning and policy == "wait"
             promise = self._promise = self._lifecycle.await_stop() if waits else self._lifecycle.begin_stop()
-            self._fall = self._work.begin(lambda life: life.stop(promise, now=now, restart=restart))
+            self._fall = self._carry_out(promise, lambda life: life.stop(promise, now=now, restart=restart))
             return self._fall, True
 
     # ── for the life ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -362,7 +364,17 @@ class AsyncKernelManager(KnownKernel):
     def _begin_restart(self, ready: Ready, *, now: bool, newports: bool) -> PortalTask[None]:
         self._work.enter()
         options = self._launch_args
-        return self._work.begin(lambda life: life.restart(ready, options, now=now, newports=newports))
+        return self._carry_out(ready, lambda life: life.restart(ready, options, now=now, newports=newports))
+
+    def _carry_out(self, ready: Ready, work: Callable[[KernelLife], Coroutine[Any, Any, None]]) -> PortalTask[None]:
+        """Begin the work of a transition; where the portal breaks before it can, `ready` says so."""
+        try:
+            task = self._work.begin(work)
+        except BaseException as error:
+            self._lifecycle.abandon(ready, error)
+            raise
+        task.add_done_callback(lambda over: self._lifecycle.abandon(ready, _failure(over)))
+        return task
 
     def _begin_phases(self) -> bool:
         """Begin a stop that is carried out phase by phase; False where there is nothing to stop."""
@@ -378,6 +390,11 @@ class AsyncKernelManager(KnownKernel):
     def _require_ours(self, wish: str) -> None:
         if not self.owns_kernel:
             raise KernelError(f"The kernel cannot be {wish}: it belongs to somebody else.")
+
+
+def _failure(task: Future[None]) -> BaseException | None:
+    """Return what made a task fail; None where it was cancelled, or did not fail."""
+    return None if task.cancelled() else task.exception()
 
 
 async def _nothing() -> None: ...

@@ -17,9 +17,11 @@ SIGNATURE_SCHEME = "hmac-sha256"
 SOCKET_PATH_BYTES = 103 if sys.platform == "darwin" else 107
 """How long the path of a unix socket may be: the system's `sun_path` without its closing zero."""
 
-_PORTS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
+PORT_NAMES = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
+"""The fields of the ports, in the order of a connection file."""
+
 _CURVE_KEYS = ("curve_publickey", "curve_secretkey")
-_KNOWN = frozenset((*_PORTS, *_CURVE_KEYS, "transport", "ip", "key", "signature_scheme", "kernel_name"))
+_KNOWN = frozenset((*PORT_NAMES, *_CURVE_KEYS, "transport", "ip", "key", "signature_scheme", "kernel_name"))
 _CURVE_KEY = rb"[0-9A-Za-z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}"
 
 
@@ -63,7 +65,7 @@ class ConnectionInfo:
             raise ConnectionFileError(
                 f"Messages signed by {self.signature_scheme!r} are not supported: use {SIGNATURE_SCHEME!r}."
             )
-        for name in _PORTS:
+        for name in PORT_NAMES:
             if not 0 <= getattr(self, name) <= 65535:
                 raise ConnectionFileError(f"The {name} must lie between 0 and 65535.")
         self._check_key()
@@ -82,7 +84,7 @@ class ConnectionInfo:
         return cls(
             transport=text_field(fields, "transport", "tcp"),
             ip=text_field(fields, "ip"),
-            **{name: port_field(fields, name) for name in _PORTS},
+            **{name: port_field(fields, name) for name in PORT_NAMES},
             key=_key(fields, "key"),
             signature_scheme=text_field(fields, "signature_scheme", SIGNATURE_SCHEME),
             kernel_name=text_field(fields, "kernel_name", ""),
@@ -95,7 +97,7 @@ class ConnectionInfo:
         """Write the dict that a connection file holds; the keys as text."""
         return {
             **self.extra,
-            **{name: getattr(self, name) for name in _PORTS},
+            **{name: getattr(self, name) for name in PORT_NAMES},
             "ip": self.ip,
             "key": self.key.decode(),
             "transport": self.transport,

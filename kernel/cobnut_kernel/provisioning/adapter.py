@@ -12,7 +12,7 @@ from traitlets import Float
 
 from cobnut_kernel.connection_files import OwnerDirectory, ProcessIdentity
 from cobnut_kernel.errors import KernelStartError
-from cobnut_kernel.protocol.connection import ConnectionInfo
+from cobnut_kernel.protocol.connection import PORT_NAMES, ConnectionInfo
 from cobnut_kernel.protocol.messages import MessageType
 from cobnut_kernel.provisioning.base import KernelConnectionInfo, KernelProvisionerBase
 from cobnut_kernel.provisioning.encryption import Encryption, decide_encryption
@@ -368,8 +368,6 @@ class ProvisionerAdapter(KernelProvisionerBase):
 
 def _wishes(manager: Any, known: Mapping[str, Any]) -> dict[str, Any]:
     """Gather what is decided of a connection: what it was before, or else what is set on our manager."""
-    from cobnut_kernel.provisioning.foreign_manager import PORT_NAMES
-
     names = ("ip", *PORT_NAMES, "curve_publickey", "curve_secretkey")
     session = getattr(manager, "session", None)
     wishes = {name: getattr(manager, name, None) for name in (*names, "transport")}

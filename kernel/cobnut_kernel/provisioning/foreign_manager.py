@@ -20,10 +20,7 @@ if TYPE_CHECKING:
 
     from cobnut_kernel.kernelspec import KernelSpec
 
-__all__ = ["PORT_NAMES", "ForeignManager", "ForeignProvisioner", "foreign_spec", "inherits_output"]
-
-PORT_NAMES = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
-"""The traits of the five ports."""
+__all__ = ["ForeignManager", "ForeignProvisioner", "foreign_spec", "inherits_output"]
 
 
 class ForeignManager(KernelManager):

@@ -184,7 +184,8 @@ class Guard(PerProcess):
             _log.warning("No guard could be started (%s): kernels may outlive a crash of this process.", error)
             return
         self._child.when_ended(self._on_end)
-        self._write("\n".join((f"folder {_hex(folder)}", *(entry.line for entry in self._unkept()))))
+        if not self._write("\n".join((f"folder {_hex(folder)}", *(entry.line for entry in self._unkept())))):
+            self._child.kill()  # it hangs, or has ended: the next kernel gets another one
         sweep()  # what those before us left whose guard was killed too
 
     def _write(self, line: str) -> bool:

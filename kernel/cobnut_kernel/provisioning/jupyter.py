@@ -19,7 +19,7 @@ from traitlets.utils.importstring import import_item
 from cobnut_kernel.errors import KernelError, KernelStartError
 from cobnut_kernel.kernelspec import KernelSpec
 from cobnut_kernel.portal import Portal, finish, settled
-from cobnut_kernel.provisioning.placement import PORT_NAMES
+from cobnut_kernel.protocol.connection import PORT_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping

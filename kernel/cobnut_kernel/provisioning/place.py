@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from cobnut_kernel.errors import KernelDiedError, KernelStartError
 from cobnut_kernel.kernelspec import registers
-from cobnut_kernel.protocol.connection import ConnectionInfo
+from cobnut_kernel.protocol.connection import PORT_NAMES, ConnectionInfo
 from cobnut_kernel.protocol.messages import Channel
 from cobnut_kernel.provisioning.encryption import Encryption, with_keys
 from cobnut_kernel.provisioning.files import is_private, own_folder, remove, write_file
 from cobnut_kernel.provisioning.guard import Guard
 from cobnut_kernel.provisioning.placement import (
     LOCALHOST,
-    PORT_NAMES,
     Wishes,
     decide_transport,
     needs_short_paths,

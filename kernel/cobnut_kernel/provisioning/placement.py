@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 from cobnut_kernel.connection_files import SOCKET_PATH_LIMIT
 from cobnut_kernel.errors import KernelStartError
+from cobnut_kernel.protocol.connection import PORT_NAMES
 
 if TYPE_CHECKING:
     from cobnut_kernel.kernelspec import KernelSpec
 
 LOCALHOST = "127.0.0.1"
-
-PORT_NAMES = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
-"""The fields of a connection's ports, in the order of a connection file."""
 
 IPC_KERNELS = ("cobnut_kernel", "ipykernel", "xpython")
 """What the command of a Python kernel names if it can listen on unix sockets."""

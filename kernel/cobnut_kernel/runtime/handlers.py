@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any, cast
 
 from cobnut_kernel.errors import UnknownSubshellError
+from cobnut_kernel.protocol.connection import PORT_NAMES
 from cobnut_kernel.protocol.messages import MessageType
 from cobnut_kernel.runtime.dispatch import Reply
 from cobnut_kernel.runtime.imports import without_user_folder
@@ -64,9 +65,8 @@ class Handlers(KernelTraits):
 
     async def connect_request(self, _job: Job) -> Content:
         """Answer on which ports the kernel listens (specification: "Connect"; deprecated there)."""
-        ports = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
         connection = self._running.connection.as_dict()
-        return {"status": "ok", **{name: connection[name] for name in ports}}
+        return {"status": "ok", **{name: connection[name] for name in PORT_NAMES}}
 
     async def usage_request(self, _job: Job) -> Content:
         """Answer what the kernel uses of its machine."""

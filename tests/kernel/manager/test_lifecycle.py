@@ -407,6 +407,30 @@ def test_a_signal_that_wakes_nobody_is_seen(monkeypatch: pytest.MonkeyPatch) -> 
     assert all(timeout is not None and timeout <= SIGNAL_TIME for timeout in waits)
 
 
+@pytest.mark.parametrize("error", [None, FAILURE])
+@pytest.mark.parametrize("state", [QUEUED, RESTARTING, PROVISIONING, STOPPING])
+def test_a_transition_that_nobody_carries_out_is_over(state: KernelState, error: Exception | None) -> None:
+    """Its future says why, the kernel is at rest, and can be started again."""
+    life = in_state(state)
+    ready = life.ready
+    life.abandon(ready, error)
+    assert life.is_at_rest
+    with pytest.raises(type(error) if error is not None else KernelStartCancelled):
+        ready.result(timeout=0)
+    assert life.answered.done()
+    assert (life.death is None) == (error is None or state is STOPPING)
+    life.begin_start()
+
+
+def test_a_transition_that_is_over_cannot_be_abandoned() -> None:
+    """What is told of it later changes nothing: neither its outcome nor the kernel's state."""
+    life = in_state(STARTING)
+    life.ready.resolve()
+    life.abandon(life.ready, FAILURE)
+    assert life.ready.exception(timeout=0) is None
+    assert life.state is STARTING
+
+
 def test_the_first_outcome_stays() -> None:
     """What comes later changes nothing."""
     ready = Ready()

@@ -128,12 +128,12 @@ def test_where_the_guard_was_killed_too_the_next_owner_sweeps(
 # ── the owner's end of it ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def guarded(then: Callable[[], object]) -> ProcessIdentity:
-    """Start a process, have it guarded, and do something else on the portal."""
+def guarded(then: Callable[[], object], *files: str) -> ProcessIdentity:
+    """Start a process, have it and some files guarded, and do something else on the portal."""
 
     async def begin() -> ProcessIdentity:
         child = ChildProcess.spawn([sys.executable, "-c", "import signal; signal.pause()"], env=os.environ)
-        Guard.shared().add(child.identity, [OwnerDirectory.shared().path / "file"])
+        Guard.shared().add(child.identity, [OwnerDirectory.shared().path / "file", *files])
         then()
         Portal.shared().at_end(lambda: (child.kill(), child.reap(), Guard.shared().remove(child.pid)))
         return child.identity
@@ -205,6 +205,23 @@ def test_a_guard_that_does_not_read_is_replaced() -> None:
     until(lambda: not psutil.pid_exists(first.pid))
     assert len(Guard.shared()._entries) == 2
     assert is_running(kernel.pid)
+
+
+def test_a_guard_that_never_reads_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One that does not take the first line, either, is not kept; the next kernel's guard is told of both."""
+    deaf = tmp_path / "deaf.py"
+    deaf.write_text("import signal; signal.pause()")
+    with monkeypatch.context() as patch:
+        patch.setattr("cobnut_kernel.provisioning.guard._SCRIPT", deaf)
+        patch.setattr("cobnut_kernel.provisioning.guard.READ_TIME", 0.05)
+        kernel = guarded(lambda: None, "x" * 100_000)  # more than a pipe holds
+        until(lambda: Guard.shared().pid is None)
+    another = guarded(lambda: None)
+    child = Guard.shared()._child
+    assert child is not None
+    assert child.stdin is not None
+    child.stdin.close()  # for the guard this is the end of its owner
+    until(lambda: not any(map(is_running, (kernel.pid, another.pid))))
 
 
 def test_a_guard_that_dies_while_it_guards_is_replaced_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

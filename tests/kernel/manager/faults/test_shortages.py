@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import subprocess
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +19,12 @@ from tests.kernel.manager.faults.matrix import is_usable, stop_everything, warm_
 
 from cobnut_kernel.connection_files import OwnerDirectory
 from cobnut_kernel.errors import KernelStartError
+from cobnut_kernel.manager.lifecycle import RUNNING, KernelState
+from cobnut_kernel.manager.manager import AsyncKernelManager
+from cobnut_kernel.portal import Portal
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Generator
 
     from tests.kernel.manager.faces import Face
@@ -117,6 +122,37 @@ async def test_no_descriptor_is_left(face_class: type[Face], specs: KernelSpecMa
                 assert os.strerror(errno.EMFILE) in str(error)  # noqa: PT017 - with enough of them it succeeds
             await face.stop(now=True)
     await is_usable(face)
+
+
+@pytest.mark.parametrize("verb", ["start", "stop"])
+def test_a_portal_that_breaks_leaves_nobody_waiting(
+    specs: KernelSpecManager, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """Without a loop for it a start fails, and a stop that waits for it too; the next start is on another portal."""
+    Portal.shared().stop()
+    asked = threading.Event()
+
+    def no_loop() -> asyncio.AbstractEventLoop:
+        asked.wait(20)
+        raise OSError("Too many open files")
+
+    manager = AsyncKernelManager(kernel_name="tiny", kernel_spec_manager=specs, pending_shutdown="wait")
+    with monkeypatch.context() as patch:
+        patch.setattr("asyncio.events.new_event_loop", no_loop)
+        manager.begin_start()
+        outcomes = [manager.ready]
+        if verb == "stop":
+            manager.begin_stop(now=True)
+            outcomes.append(manager.ready)
+        asked.set()
+        for outcome in outcomes:
+            with pytest.raises(RuntimeError, match="portal has failed: Too many open files"):
+                outcome.result(timeout=20)
+        assert manager.state is KernelState.DEAD
+        assert str(manager.death) == "The portal has failed: Too many open files"
+    manager.begin_start().result(timeout=20)
+    assert manager.state in RUNNING
+    manager.begin_stop(now=True)[0].result(timeout=20)
 
 
 def highest_descriptor() -> int:
