@@ -13,13 +13,14 @@ import signal
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from tests.kernel.wire import TIMEOUT, Exchange, KernelProcess, WireClient
+from tests.kernel.wire import TIMEOUT, Exchange, KernelProcess, WireClient, WireError
 
 from cobnut_kernel.protocol.messages import Channel, MessageType
 
@@ -210,8 +211,10 @@ class Storm:
             if time.monotonic() > deadline:
                 children = psutil.Process(self.kernel.process.pid).children(recursive=True)
                 files = [str(each.readlink()) for each in Path(f"/proc/{self.kernel.process.pid}/fd").iterdir()]
-                now = f"{possessions(self.kernel)} {children} {sorted(files)} {self.describe(self.open)}"
-                raise AssertionError(f"Waited for {what}:\n{now}\n{self.stacks()}")
+                now = [f"{children} {sorted(files)} {self.describe(self.open)}"]
+                with suppress(WireError):  # where the main shell does not answer
+                    now.append(str(possessions(self.kernel)))
+                raise AssertionError("\n".join((f"Waited for {what}:", *now, self.stacks())))
 
     def listen(self, timeout: float = 0) -> None:
         """Take in what has come, and answer the questions that are asked."""

@@ -109,6 +109,11 @@ def is_careful(frame: types.FrameType) -> bool:
     return code is _STARTS_A_CHILD or code.co_filename.startswith((_OURS, _WEAK_SETS, _IMPORTS, *_loops))
 
 
+def imports(frame: types.FrameType) -> bool:
+    """Tell whether an import runs: its locks would be taken for ever."""
+    return frame.f_code.co_filename.startswith(_IMPORTS)
+
+
 def is_stopped(frame: types.FrameType | None) -> bool:
     """Tell whether a debugger has stopped the thread, or is about to: it must go on before it can be interrupted."""
     if not _debugger:

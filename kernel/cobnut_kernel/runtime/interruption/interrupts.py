@@ -29,6 +29,7 @@ from weakref import WeakMethod
 import anyio
 
 from cobnut_kernel.protocol.messages import MessageType
+from cobnut_kernel.runtime.interruption import raising
 from cobnut_kernel.runtime.interruption.awaiting import AsyncioHost, TrioHost
 from cobnut_kernel.runtime.interruption.blocking import make_interruptible
 from cobnut_kernel.runtime.interruption.children import children_of, interrupt_children, remember_children
@@ -55,13 +56,13 @@ T = TypeVar("T")
 POKE = signal.SIGURG
 """A signal that means nothing and is handled after SIGINT: when its handler runs, that of SIGINT has run."""
 
-_AGAIN = 0.005
+_AGAIN = 0.001
 """Seconds until an interrupt that has not been seen is looked after; later looks are further apart."""
 
 _RARELY = 0.25
 """Seconds between two looks after an interrupt that has been due for long, in a call that cannot be stopped."""
 
-_DELICATE = 0.1
+_DELICATE = 0.5
 """Seconds that a finalizer gets to end in peace, and a thread to take a lock: it may be waiting for that."""
 
 _INSIST = 1.0
@@ -85,7 +86,6 @@ class Interrupts:
         self._running: dict[int, RunningCell] = {}
         self._threads: dict[int, CellThread] = {}
         self._sending = threading.Lock()
-        self._attempting = threading.Lock()
         self._expected: bool = False
         self._unheard: bool = False
         self._look: int = 0
@@ -93,13 +93,12 @@ class Interrupts:
         self._stopped: deque[tuple[int, Callable[[Job], bool]]] = deque(maxlen=_REMEMBERED)
         self._stopped_before: int = -1
         self.resume: Callable[[int], object] | None = None  # lets a thread go on that a debugger has stopped
-        make_locks = WeakMethod(self._make_locks)  # what is registered there is there for ever
-        os.register_at_fork(after_in_child=lambda: (make_locks() or _do_nothing)())
+        make_lock = WeakMethod(self._make_lock)  # what is registered there is there for ever
+        os.register_at_fork(after_in_child=lambda: (make_lock() or _do_nothing)())
 
-    def _make_locks(self) -> None:
-        """Take new locks in a forked child: the threads that held the old ones are not there."""
+    def _make_lock(self) -> None:
+        """Take a new lock in a forked child: the thread that held the old one is not there."""
         self._sending = threading.Lock()
-        self._attempting = threading.Lock()
 
     # ── running cells ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -306,7 +305,7 @@ class Interrupts:
         threads = [each for each in self._threads.values() if each.is_blocked()]
         if self._unheard or any(each.is_main for each in (*threads, *(cell.thread for cell in cells))):
             self._poke()
-        if self._attempting.acquire(blocking=False):  # one at a time, and whoever comes second need not wait
+        if raising.turn.acquire(blocking=False):  # one at a time, and whoever comes second need not wait
             try:
                 for cell in cells:
                     self._attempt(cell)
@@ -314,7 +313,7 @@ class Interrupts:
                     if not thread.is_main and thread.interrupt_from_outside(None, patient=self._is_patient()):
                         self.due = True
             finally:
-                self._attempting.release()
+                raising.turn.release()
         return bool(cells or threads)
 
     def _resume_all(self, resume: Callable[[int], object]) -> None:

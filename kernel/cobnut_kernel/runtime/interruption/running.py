@@ -16,11 +16,9 @@ import threading
 import time
 import types
 from contextvars import ContextVar
-from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
-from cobnut_kernel.runtime.imports import without_user_folder
-from cobnut_kernel.runtime.interruption import frames
+from cobnut_kernel.runtime.interruption import frames, raising
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
@@ -30,9 +28,6 @@ if TYPE_CHECKING:
     from cobnut_kernel.runtime.job import Job
 
 T = TypeVar("T")
-
-_yield_gil: Final = time.sleep
-"""The real one: `time.sleep` itself may have become interruptible."""
 
 
 class Interrupted(NamedTuple):
@@ -50,8 +45,6 @@ class CellThread:
     that has not come, 0 where nobody waits for one; by time.monotonic().
     """
 
-    _latest: ClassVar[CellThread | None] = None
-
     def __init__(self) -> None:
         self.thread: threading.Thread = threading.current_thread()
         self.ident: int = threading.get_ident()
@@ -62,7 +55,6 @@ class CellThread:
         self.blocked_since: float = 0.0
         self.pending: bool = False
         self.sending: bool = False
-        self._sent: float = 0.0
 
     # ── in the thread itself ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -110,10 +102,9 @@ class CellThread:
             KeyboardInterrupt: it has come.
         """
         while self.sending:
-            _yield_gil(0)
+            raising.yield_gil(0)
         if self.pending:
-            _raise_in_thread()(self.ident, None)
-            self.pending = False
+            raising.take_back(self)
 
     def heard(self) -> None:
         """Take note that what was raised from outside has arrived."""
@@ -137,34 +128,33 @@ class CellThread:
         if self.wake is not None:
             self.wake()
             return False
-        self.sending, interval = True, sys.getswitchinterval()
+        self.sending = True
         try:
-            sys.setswitchinterval(min(_SLICE, interval))
-            _yield_gil(0)  # what follows fits into a fresh slice of the GIL, so that the thread stays where it is
-            frame = sys._current_frames().get(self.ident)
-            if frame is None or self.pending or self.wake is not None or self.current is not cell:
-                return False
-            if not (cell.wanted if cell is not None else self.is_kept_by_a_task(frame)):
-                return False
-            if frames.is_stopped(frame) or (patient and frames.is_delicate(frame)):
-                return False
-            if frames.is_careful(frame):
-                return frames.is_ours(frame)
-            if not self._another_waits():
-                self.pending = True
-                CellThread._latest, self._sent = self, time.monotonic()
-                _raise_in_thread()(self.ident, _Arriving)
-            return False
+            with raising.fresh_slice():
+                return self._raise_in(cell, patient=patient)
         finally:
-            sys.setswitchinterval(interval)
             self.sending = False
 
-    def _another_waits(self) -> bool:
-        """Tell whether what was raised in another thread, a moment ago, is still on its way there."""
-        other = CellThread._latest
-        if other is None or other is self:
+    def _raise_in(self, cell: RunningCell | None, *, patient: bool) -> bool:
+        frame = sys._current_frames().get(self.ident)
+        if frame is None or self.pending or self.wake is not None or self.current is not cell:
             return False
-        return other.pending and time.monotonic() - other._sent < _ALONE
+        if not (cell.wanted if cell is not None else self.is_kept_by_a_task(frame)):
+            return False
+        if frames.is_stopped(frame) or (patient and frames.is_delicate(frame)):
+            return False
+        if frames.is_careful(frame):
+            return frames.is_ours(frame)
+        raising.raise_where_it_stands(self, frame, _Arriving)
+        return False
+
+    def give_up(self) -> None:
+        """Take back what is on its way here: another thread is to be interrupted; it comes again."""
+        self.sending = True
+        try:
+            raising.take_back(self)
+        finally:
+            self.sending = False
 
     def is_blocked(self) -> bool:
         """Tell whether its loop has not come round since it was asked to, although no cell's code runs there."""
@@ -191,19 +181,8 @@ HERE = _Here()
 CELL: ContextVar[RunningCell | None] = ContextVar("cobnut_cell", default=None)
 """The cell that the running context was made by; tasks, and threads that copy their maker's context, inherit it."""
 
-_ALONE = 0.05
-"""Seconds in which what was raised in one thread is to arrive, before it is raised in another one.
-
-CPython up to 3.12 has one flag for the exceptions of all threads. Who takes his own lowers it, and another's comes
-later, at any place: where an import, say, has just taken its lock.
-"""
-
 GRACE = 0.02
 """Seconds in which a loop gives a sign of life unless a task keeps it from running."""
-
-
-_SLICE = 0.001
-"""Seconds until a thread that computes lets go of the GIL for one that would interrupt it."""
 
 
 class _Arriving(KeyboardInterrupt):
@@ -213,20 +192,6 @@ class _Arriving(KeyboardInterrupt):
         if HERE.thread is not None:
             HERE.thread.heard()
         return KeyboardInterrupt()
-
-
-@cache
-def _raise_in_thread() -> Callable[[int, type[BaseException] | None], object]:
-    """Return CPython's function that raises in another thread; with None it takes back what was not raised yet."""
-    with without_user_folder():
-        import ctypes
-    function: Any = ctypes.pythonapi.PyThreadState_SetAsyncExc
-    function.argtypes = ctypes.c_ulong, ctypes.py_object
-
-    def raise_in(ident: int, error: type[BaseException] | None) -> object:
-        return function(ident, ctypes.py_object() if error is None else error)
-
-    return raise_in
 
 
 class RunningCell:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import time
 import warnings
 from collections import deque
 from contextlib import suppress
@@ -20,7 +21,8 @@ from contextvars import Context, copy_context
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from cobnut_kernel.runtime.imports import user_folder_last, without_user_folder
+from cobnut_kernel.runtime.imports import user_folder_last
+from cobnut_kernel.runtime.interruption import frames, raising
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +35,9 @@ DEADLINE = 0.3
 
 PATIENCE = 5.0
 """Seconds that a thread may go on with what came too late."""
+
+_AGAIN = 0.05
+"""Seconds between two tries to stop a thread: it may be where nothing may be raised."""
 
 THREADS = 4
 """How many threads there may be: one that works, and those that hang."""
@@ -71,8 +76,8 @@ class _Worker:
         self._idle = idle
         self._attempts: SimpleQueue[_Attempt[Any] | None] = SimpleQueue()
         self._current: _Attempt[Any] | None = None
-        self._changing = threading.Lock()
         self._ending: bool = False
+        self.pending: bool = False
         self.thread = threading.Thread(target=self._serve, name="cobnut-aside", daemon=True)
         for name in ("pydev_do_not_trace", "is_pydev_daemon_thread"):  # a debugger neither shows nor stops it
             setattr(self.thread, name, True)
@@ -82,29 +87,54 @@ class _Worker:
         """Make an attempt; None ends the thread."""
         self._attempts.put(attempt)
 
+    @property
+    def ident(self) -> int:
+        """The id of the thread."""
+        return self.thread.ident or 0
+
     def stop(self, attempt: _Attempt[Any]) -> None:
-        """Raise an exception where the thread is, if it still makes this attempt; the thread ends after it."""
-        with without_user_folder():
-            import ctypes  # here: hardly ever needed
-        with self._changing:
-            if self._current is attempt and self.thread.ident is not None:
-                self._ending = True
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                    ctypes.c_ulong(self.thread.ident), ctypes.py_object(_Stopped)
-                )
+        """Raise an exception where the thread is, until it no longer makes this attempt; it ends after it."""
+        while self._current is attempt and self.thread.is_alive():
+            with raising.turn, raising.fresh_slice():
+                self._raise_in(attempt)
+            time.sleep(_AGAIN)
+
+    def give_up(self) -> None:
+        """Take back what is on its way here: another thread is to be interrupted; it comes again."""
+        raising.take_back(self)
+
+    def _raise_in(self, attempt: _Attempt[Any]) -> None:
+        frame = sys._current_frames().get(self.ident)
+        if frame is None or self.pending or self._current is not attempt:
+            return
+        self._ending = True
+        if not (frames.imports(frame) or frames.is_delicate(frame)):
+            raising.raise_where_it_stands(self, frame, _Stopped)
 
     def _serve(self) -> None:
         _here.aside = True
-        with user_folder_last(), suppress(_Stopped):
-            while not self._ending and (attempt := self._attempts.get()) is not None:
-                self._current = attempt
-                attempt.perform()
-                with self._changing:
-                    self._current = None
-                    if not self._ending:
-                        self._idle.append(self)
-                attempt.done.release()
-                del attempt  # it holds what was found
+        try:
+            with user_folder_last(), suppress(_Stopped):
+                self._make_attempts()
+        finally:
+            self._settle()
+
+    def _make_attempts(self) -> None:
+        while not self._ending and (attempt := self._attempts.get()) is not None:
+            self._current = attempt
+            attempt.perform()
+            self._current = None
+            if not self._ending:
+                self._idle.append(self)
+            attempt.done.release()
+            del attempt  # it holds what was found
+
+    def _settle(self) -> None:
+        """See to it that the end of the thread, which takes a lock that all threads need, is not disturbed."""
+        self._current = None
+        with suppress(_Stopped):
+            if self.pending:
+                raising.take_back(self)
 
 
 class Aside:

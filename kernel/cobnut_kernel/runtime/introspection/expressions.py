@@ -7,6 +7,7 @@ the text binds itself) the answer is None, or names the name as rebound: that is
 from __future__ import annotations
 
 import io
+import re
 import tokenize
 from dataclasses import dataclass, field, replace
 from keyword import iskeyword
@@ -29,6 +30,7 @@ _READ_BEFORE = (_OPERATORS - {"in"}) | {".", "(", "[", "if", "else", "for"}
 _READ_AFTER = _OPERATORS | {"=", "return", "yield", "await", "if", "elif", "while", "else", "assert"}
 """What a name follows only where it is read, if its statement, or the head of its block, ends after it."""
 
+_MODULE = re.compile(r"(?:^|[\n;])[ \t]*(?:from[ \t]+|import[ \t]+(?:[^,;\n]+,[ \t]*)*)([\w.]*)\Z")
 _BOUND_AFTER = frozenset({"def", "class", "del", "as", "global", "nonlocal", "lambda"})
 
 
@@ -273,6 +275,12 @@ def _imported_from(statement: list[str]) -> Before | None:
         return None
     module = "".join(statement[1 : statement.index("import")])
     return None if module.startswith(".") else Before("", source=module)
+
+
+def module_begun(text: str) -> str | None:
+    """Return the beginning of a module's name, dots and all, where an import statement names one at the cursor."""
+    found = _MODULE.search(text)
+    return found and found[1]
 
 
 def dotted(expression: str) -> list[str] | None:

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from cobnut_kernel.runtime.introspection.expressions import Before, Origin, dotted, read
+from cobnut_kernel.runtime.introspection.expressions import Before, Origin, dotted, module_begun, read
 from cobnut_kernel.runtime.introspection.members import MISSING, attribute, kind, members
 
 if TYPE_CHECKING:
@@ -105,12 +105,24 @@ def imported(origin: Origin) -> Any:
     return attribute(module, origin.name)
 
 
+def modules(begun: str) -> list[Found]:
+    """Return what completes the last part of a module's name: what is loaded, and Python's own modules."""
+    prefix = begun.rpartition(".")[2]
+    known = {*sys.modules, *sys.stdlib_module_names}
+    parts = {name[len(begun) - len(prefix) :].partition(".")[0] for name in known if name.startswith(begun)}
+    hidden = () if prefix else ("_",)
+    return sorted(
+        Found(prefix, part, "module") for part in parts if part.isidentifier() and not part.startswith(hidden)
+    )
+
+
 def static(code: str, cursor: int, namespaces: Sequence[Namespace], hide: int = 2) -> list[Match]:
     """Complete without running any code of the user's, and without inferring anything."""
     before = read(code[:cursor])
     if before is None:
-        return []
-    if before.source is not None:
+        begun = module_begun(code[:cursor])
+        found = [] if begun is None else modules(begun)
+    elif before.source is not None:
         module = sys.modules.get(before.source)
         found = [] if module is None else attributes(before.prefix, module, members(module), hide)
     elif before.expression is not None:

@@ -8,16 +8,19 @@ import sys
 import threading
 import time
 import warnings
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from IPython.core.completer import IPCompleter, provisionalcompleter
 from IPython.core.history import HistoryManager
 from IPython.core.interactiveshell import InteractiveShell
+from tests.kernel.leftovers import until
 from traitlets.config import Config
 
 from cobnut_kernel.protocol.messages import MessageType
 from cobnut_kernel.runtime.imports import user_folder_last, without_user_folder
+from cobnut_kernel.runtime.interruption import frames
 from cobnut_kernel.runtime.introspection.aside import Aside, is_aside
 from cobnut_kernel.runtime.introspection.expressions import Origin, read
 from cobnut_kernel.runtime.introspection.language import Language
@@ -375,6 +378,41 @@ def test_a_thread_that_computes_for_ever_is_stopped() -> None:
     thread.join(PLENTY)
     assert not thread.is_alive()
     assert aside.run(lambda: "fine", lambda: "late", PLENTY) == "fine"
+    aside.close()
+
+
+def test_a_thread_that_imports_is_stopped_after_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in the midst of it: the locks of imports would stay taken, for all threads."""
+    monkeypatch.syspath_prepend(tmp_path)
+    go, looks = threading.Event(), list[bool]()
+    monkeypatch.setattr(sys, "slow_import", go.wait, raising=False)
+    (tmp_path / "slow_to_import.py").write_text("import sys\nsys.slow_import()\n")
+    (tmp_path / "quick_to_import.py").write_text("")
+    importing = frames.imports
+    monkeypatch.setattr(frames, "imports", lambda frame: looks.append(importing(frame)) or looks[-1])
+    first = threading.Thread(target=import_module, args=("slow_to_import",))
+    first.start()
+    until(lambda: "slow_to_import" in sys.modules)
+
+    def import_and_spin() -> None:
+        import_module("slow_to_import")
+        while True:
+            pass
+
+    aside = Aside(threads=3, patience=1000)
+    aside.run(import_and_spin, lambda: None, 0.01)
+    (worker,) = aside._workers
+    until(lambda: importing(sys._current_frames()[worker.ident]))
+    assert worker._current is not None
+    stopping = threading.Thread(target=worker.stop, args=(worker._current,))
+    stopping.start()
+    until(lambda: looks)
+    assert all(looks)
+    go.set()
+    for each in (first, stopping, worker.thread):
+        each.join(PLENTY)
+        assert not each.is_alive()
+    assert aside.run(lambda: import_module("quick_to_import").__name__, lambda: "late", PLENTY) == "quick_to_import"
     aside.close()
 
 
@@ -767,6 +805,34 @@ def test_names_found_without_running_anything() -> None:
     ):
         found = [match.text for match in static(code, len(code), spaces)]
         assert (expected in found) == (code != "sys.stdout.wri" or hasattr(type(sys.stdout), "write"))
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("import zipimpor", "zipimport"),
+        ("from zipimpor", "zipimport"),
+        ("x = 1; import os, zipimpor", "zipimport"),
+        ("import xml.dom.minid", "minidom"),
+        ("import importlib.mach", "machinery"),
+        ("import ", "zipimport"),
+    ],
+)
+def test_modules_found_without_looking_at_a_folder(code: str, expected: str) -> None:
+    """What is loaded, and what Python brings, needs no search; what is private is for those who begin it so."""
+    import_module("xml.dom.minidom")
+    found = [match.text for match in static(code, len(code), [])]
+    assert expected in found
+    assert "__main__" not in found
+    assert "__main__" in [match.text for match in static("import __m", 10, [])]
+
+
+@pytest.mark.parametrize(
+    "code", ["import os zip", "imported zip", "import nothing_of_that_name", "'import zip", "# import zip"]
+)
+def test_no_modules_where_none_is_imported(code: str) -> None:
+    """Only the place of a name in an import statement is one for modules."""
+    assert not [match for match in static(code, len(code), []) if match.type == "module"]
 
 
 # ── the user's folder ───────────────────────────────────────────────────────────────────────────────────────────────
