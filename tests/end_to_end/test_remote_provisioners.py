@@ -119,6 +119,7 @@ async def test_a_persistent_kernel_goes_on(sshd: Sshd) -> None:
     assert isinstance(manager.provisioner, ProvisionerAdapter)
     file = manager.provisioner._theirs.persistent_file
     async with manager.client() as client:
+        await client.wait_for_ready()
         pid = int(await text_of(client, "import os; print(os.getpid())"))
         async for message in client.run("print('asleep', flush=True)\nimport time; time.sleep(1); x = 42"):
             if message.msg_type == "stream":
@@ -131,6 +132,7 @@ async def test_a_persistent_kernel_goes_on(sshd: Sshd) -> None:
         await again.start_kernel()
         await again.answered
         async with again.client() as client:
+            await client.wait_for_ready()
             assert await text_of(client, "print(os.getpid(), x)") == f"{pid} 42\n"
     finally:
         await again.shutdown_kernel()

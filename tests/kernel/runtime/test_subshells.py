@@ -245,7 +245,7 @@ def test_subshells_that_have_gone_are_forgotten(start_kernel: Callable[[], Kerne
     client = start_kernel().connect()
     count = (
         "import gc, time\nfrom cobnut_kernel.runtime.shells.subshell import Subshell\n"
-        "deadline = time.monotonic() + 10\n"
+        "deadline = time.monotonic() + 20\n"
         "while gc.collect() + any(type(one) is Subshell for one in gc.get_objects()) and time.monotonic() < deadline:\n"
         "    time.sleep(0.05)\nsum(type(one) is Subshell for one in gc.get_objects())"
     )

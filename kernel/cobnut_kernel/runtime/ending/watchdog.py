@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 from time import monotonic
 from typing import TYPE_CHECKING, NoReturn
 
 from cobnut_kernel.runtime.ending.last_words import end_after, say, stack_of
+from cobnut_kernel.runtime.interruption import frames
 from cobnut_kernel.runtime.interruption.interrupts import POKE
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def wait_for_cells(ended: Callable[[], bool], seconds: float) -> bool:
 
 def shows_traceback() -> bool:
     """Say whether a thread is at IPython's `showtraceback`: its cell has heard of the interrupt and ends by itself."""
-    return any("showtraceback" in _functions(frame) for frame in sys._current_frames().values())
+    return any("showtraceback" in _functions(frame) for frame in frames.of_threads().values())
 
 
 def _functions(frame: types.FrameType | None) -> Iterator[str]:

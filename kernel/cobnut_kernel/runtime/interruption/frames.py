@@ -53,6 +53,13 @@ _TAKES_A_LOCK = frozenset(
 )
 """What is interrupted there may keep a lock for ever: it has it and its `with` has not begun, or has it no more."""
 
+_prepares: types.CodeType | None = None
+_executes: types.CodeType | None = None
+_swallows: types.CodeType | None = None
+
+_looking = threading.RLock()
+"""Is held by who asks where the threads stand; again where a signal's handler asks in the midst of it."""
+
 _LOOP_STEPS: set[types.CodeType] = {asyncio.Handle._run.__code__}
 """The functions of event loops that run a task or a callback."""
 
@@ -87,6 +94,39 @@ def add_debugger(folder: str, border: types.CodeType) -> None:
 def add_loop_step(code: types.CodeType) -> None:
     """Know a function of a loop that runs tasks without a frame of its own between (uvloop's)."""
     _LOOP_STEPS.add(code)
+
+
+def add_shell(prepares: types.CodeType, executes: types.CodeType, swallows: types.CodeType) -> None:
+    """Know IPython's frames: what makes a cell ready and clears up after it, its code within, its calls of hooks."""
+    global _prepares, _executes, _swallows
+    _prepares, _executes, _swallows = prepares, executes, swallows
+
+
+def of_threads() -> dict[int, types.FrameType]:
+    """Return where each thread stands, by its ident.
+
+    CPython 3.11 keeps a lock meanwhile that threads need to begin and to end. A garbage collection that this brings
+    about may let another thread run, which waits for that lock and keeps the GIL: for ever (python/cpython#106883).
+    """
+    if sys.version_info >= (3, 12):
+        return sys._current_frames()
+    with _looking:
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            return sys._current_frames()
+        finally:
+            if collects:
+                gc.enable()
+
+
+def _look_anew() -> None:
+    """Take a new lock in a forked child: the thread that held the old one is not there."""
+    global _looking
+    _looking = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_look_anew)
 
 
 def is_ours(frame: types.FrameType) -> bool:
@@ -126,8 +166,33 @@ def is_stopped(frame: types.FrameType | None) -> bool:
 
 
 def is_delicate(frame: types.FrameType) -> bool:
-    """Tell whether a lock is taken or given back, or a finalizer runs: a moment later an interrupt hurts nobody."""
-    return frame.f_code in _TAKES_A_LOCK or is_finalizing(frame)
+    """Tell whether an interrupt hurts nobody a moment later, or does not get lost.
+
+    A lock is taken or given back, a finalizer runs, or IPython does what the cell's own code is not to blame for.
+    """
+    return frame.f_code in _TAKES_A_LOCK or is_finalizing(frame) or is_preparing(frame)
+
+
+def is_preparing(frame: types.FrameType | None) -> bool:
+    """Tell whether IPython makes a cell ready, clears up after it, or calls a hook of its own.
+
+    What is raised in a hook it swallows; one of the user's is to be interrupted all the same.
+    """
+    while frame is not None and frame.f_code is not _executes and frame.f_code not in _LOOP_STEPS:
+        if frame.f_code in (_prepares, _swallows):
+            return True
+        if _is_users(frame):
+            return False
+        frame = frame.f_back
+    return False
+
+
+def _is_users(frame: types.FrameType) -> bool:
+    return not (is_ours(frame) or frame.f_code.co_filename.startswith((_STANDARD, "<")) or _is_installed(frame))
+
+
+def _is_installed(frame: types.FrameType) -> bool:
+    return f"{os.sep}site-packages{os.sep}" in frame.f_code.co_filename
 
 
 def is_finalizing(frame: types.FrameType | None) -> bool:

@@ -88,6 +88,7 @@ class Interrupts:
         self._sending = threading.Lock()
         self._expected: bool = False
         self._unheard: bool = False
+        self._sweeps: bool = False
         self._look: int = 0
         self._looks_since: float = 0.0
         self._stopped: deque[tuple[int, Callable[[Job], bool]]] = deque(maxlen=_REMEMBERED)
@@ -128,12 +129,14 @@ class Interrupts:
     async def stuck(self, cells: Sequence[RunningCell], grace: float = 0.03) -> list[dict[str, Any]]:
         """Say which of the interrupted cells have not seen it within `grace` seconds, and where they are.
 
+        One that was met at delicate places only has more time: the next look may find it elsewhere.
+
         Returns:
             For each: `msg_id` and `subshell_id` of its request, and `stack`, the lines of its traceback.
         """
-        for _ in range(ceil(grace / _GLANCE)):
-            if not any(cell.wanted for cell in cells):
-                break
+        rest = ceil(grace / _GLANCE)
+        while any(cell.wanted and (rest > 0 or time.monotonic() - cell.spared < grace) for cell in cells):
+            rest -= 1
             await anyio.sleep(_GLANCE)
         return [_described(cell) for cell in cells if cell.wanted]
 
@@ -150,7 +153,8 @@ class Interrupts:
             cell.outer.inner = cell
         CELL.set(cell)
         self._running[cell.number] = cell
-        if job.number < self._stopped_before and self._was_stopped(job):
+        stopped = job.number < self._stopped_before and self._was_stopped(job)
+        if stopped or (self._sweeps and self._hears(thread)):
             cell.wanted = True
             self._attend_soon()
         return cell
@@ -175,7 +179,7 @@ class Interrupts:
         if HERE.thread is None:
             HERE.thread = CellThread()
         thread = HERE.thread
-        living = [each for each in self._threads.values() if each.thread.is_alive()]
+        living = [each for each in tuple(self._threads.values()) if each.thread.is_alive()]
         self._threads = {each.ident: each for each in (*living, thread)}  # others walk through the one before
         remember_children()
         if not thread.is_main:
@@ -206,15 +210,16 @@ class Interrupts:
         self._looks_since = time.monotonic()
         with self._sending:
             cells = [cell for cell in cells if cell.number in self._running]
-            # A handler of the user's own, in the place of ours, gets the signal, and the cell nothing else.
-            listens = signal.getsignal(signal.SIGINT) == self.on_signal
-            signalled = [] if listens else [cell for cell in cells if self._is_signalled(cell, everything=everything)]
-            self._want([cell for cell in cells if cell not in signalled], everything=everything)
-            self._send(cells, everything=everything, listens=listens)
-            if cells and everything:  # one that has begun meanwhile may have lost its child
-                late = [cell for cell in self.running() if cell not in cells]
-                self._want([cell for cell in late if listens or not cell.thread.is_main], everything=True)
-                cells += late
+            self._sweeps = everything and bool(cells)  # what begins from here on may lose its child
+            try:
+                cells += self._begun_besides(cells)
+                deaf = [cell for cell in cells if self._is_signalled(cell, everything=everything)]
+                deaf = [cell for cell in deaf if not self._hears(cell.thread)]
+                self._want([cell for cell in cells if cell not in deaf], everything=everything)
+                self._send(cells, everything=everything, listens=self._listens())
+                cells += self._begun_besides(cells)
+            finally:
+                self._sweeps = False
         self._attempt_all()
         self._attend_soon()
         return cells
@@ -234,6 +239,17 @@ class Interrupts:
         if self._expected:
             self._unheard = True
             self._poke()
+
+    def _begun_besides(self, cells: list[RunningCell]) -> list[RunningCell]:
+        """Name the cells that have begun meanwhile, where all are interrupted."""
+        return [cell for cell in self.running() if cell not in cells] if self._sweeps else []
+
+    def _listens(self) -> bool:
+        """Tell whether SIGINT comes to us: a handler of the user's own gets it alone, and the cell nothing else."""
+        return signal.getsignal(signal.SIGINT) == self.on_signal
+
+    def _hears(self, thread: CellThread) -> bool:
+        return not thread.is_main or self._listens()
 
     def _is_signalled(self, cell: RunningCell, *, everything: bool) -> bool:
         """Tell whether a cell gets SIGINT: the main thread executes it, or it is meant with the whole process."""
@@ -255,7 +271,7 @@ class Interrupts:
             cell.wanted = True
             if cell.thread.current is not cell:
                 cell.cancel_soon()
-        for thread in self._threads.values():
+        for thread in tuple(self._threads.values()):
             here = _in(thread, self.running())
             if all(cell.wanted for cell in here) and (here or everything):
                 thread.ask_for_a_sign()
@@ -271,7 +287,7 @@ class Interrupts:
     def _on_taken(self, cell: RunningCell) -> None:
         cell.due = False
         cell.thread.blocked_since = cell.thread.blocked_since and time.monotonic()
-        self.due = any(each.due for each in self._running.values())
+        self.due = any(each.due for each in self.running())
 
     # ── until it has been seen ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -302,7 +318,7 @@ class Interrupts:
         if self.resume is not None:
             self._resume_all(self.resume)
         cells = [cell for cell in self.running() if cell.wanted and cell.inner is None]
-        threads = [each for each in self._threads.values() if each.is_blocked()]
+        threads = [each for each in tuple(self._threads.values()) if each.is_blocked()]
         if self._unheard or any(each.is_main for each in (*threads, *(cell.thread for cell in cells))):
             self._poke()
         if raising.turn.acquire(blocking=False):  # one at a time, and whoever comes second need not wait
@@ -318,7 +334,7 @@ class Interrupts:
 
     def _resume_all(self, resume: Callable[[int], object]) -> None:
         """Let go on what a debugger has stopped and what is to be interrupted: there it can be."""
-        for thread in self._threads.values():
+        for thread in tuple(self._threads.values()):
             if thread.is_blocked() or any(cell.wanted for cell in _in(thread, self.running())):
                 resume(thread.ident)
 
@@ -381,6 +397,8 @@ class Interrupts:
         if is_original_call(frame) or not is_careful(frame):
             if not (self._is_patient() and is_delicate(frame)):
                 main.strike()
+            elif cell is not None:
+                cell.spared = time.monotonic()
         elif is_ours(frame):
             self.due = True
             if cell is not None:

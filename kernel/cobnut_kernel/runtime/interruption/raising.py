@@ -16,6 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from cobnut_kernel.runtime.imports import without_user_folder
+from cobnut_kernel.runtime.interruption import frames
 
 if TYPE_CHECKING:
     import types
@@ -89,7 +90,7 @@ def raise_where_it_stands(target: Target, frame: types.FrameType, error: type[Ba
         return False
     target.pending, _latest, _raised = True, target, time.monotonic()
     _set_exception()(target.ident, error)
-    now = sys._current_frames().get(target.ident)
+    now = frames.of_threads().get(target.ident)
     if target.pending and not (now is frame and frame.f_lasti == place):
         take_back(target)
         return False

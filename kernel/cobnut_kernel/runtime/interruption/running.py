@@ -136,12 +136,16 @@ class CellThread:
             self.sending = False
 
     def _raise_in(self, cell: RunningCell | None, *, patient: bool) -> bool:
-        frame = sys._current_frames().get(self.ident)
+        frame = frames.of_threads().get(self.ident)
         if frame is None or self.pending or self.wake is not None or self.current is not cell:
             return False
         if not (cell.wanted if cell is not None else self.is_kept_by_a_task(frame)):
             return False
-        if frames.is_stopped(frame) or (patient and frames.is_delicate(frame)):
+        if frames.is_stopped(frame):
+            return False
+        if patient and frames.is_delicate(frame):
+            if cell is not None:
+                cell.spared = time.monotonic()
             return False
         if frames.is_careful(frame):
             return frames.is_ours(frame)
@@ -198,7 +202,7 @@ class RunningCell:
     """One execution of a cell, from its begin to its end.
 
     `wanted` is set while an interrupt is due that its code has not seen. `timed_out` says that its time was up.
-    `started` is by time.monotonic().
+    `started`, and `spared`, when it was last met where an interrupt would do harm, are by time.monotonic().
     """
 
     __slots__ = (
@@ -214,6 +218,7 @@ class RunningCell:
         "job",
         "number",
         "outer",
+        "spared",
         "started",
         "task",
         "thread",
@@ -236,6 +241,7 @@ class RunningCell:
         self.coroutine = coroutine
         self.task: Any = None
         self.started: float = time.monotonic()
+        self.spared: float = 0.0
         self.wanted: bool = False
         self.interrupted: bool = False
         self.timed_out: bool = False
@@ -262,7 +268,7 @@ class RunningCell:
 
     def stack(self) -> list[str]:
         """Draw where the cell is: what it executes, else what keeps its loop from running, else what it awaits."""
-        frame = sys._current_frames().get(self.thread.ident)
+        frame = frames.of_threads().get(self.thread.ident)
         if self.thread.current is self:
             return frames.stack_below(frame, RunningCell.drive.__code__)
         if frames.steps_a_task(frame):

@@ -104,7 +104,7 @@ class _Worker:
         raising.take_back(self)
 
     def _raise_in(self, attempt: _Attempt[Any]) -> None:
-        frame = sys._current_frames().get(self.ident)
+        frame = frames.of_threads().get(self.ident)
         if frame is None or self.pending or self._current is not attempt:
             return
         self._ending = True
@@ -228,7 +228,7 @@ class _Warnings:
 
 
 class _System:
-    """The module `sys` as others use it here: sys.path is read, never replaced."""
+    """The module `sys` as others use it here: sys.path is read, never replaced, and no error is shown."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(sys, name)
@@ -240,6 +240,14 @@ class _System:
     @path.setter
     def path(self, _path: list[str]) -> None:
         pass
+
+    @property
+    def excepthook(self) -> Callable[..., object]:
+        return _note_error if is_aside() else sys.excepthook
+
+
+def _note_error(*error: Any) -> None:
+    _log.debug("A question beside the cells failed", exc_info=error)
 
 
 class _ShowElsewhere:
@@ -260,10 +268,14 @@ def _show_no_warnings() -> None:
         warnings.__dict__["_showwarnmsg_impl"] = _ShowElsewhere(show)
 
 
+_USE_THE_SYSTEM = ("jedi.inference.compiled.access", "IPython.core.completer")
+"""The modules that set sys.path, or show what went wrong."""
+
+
 def keep_to_itself(*modules: ModuleType) -> None:
     """Let modules that run in these threads change nothing that all threads share: filters of warnings, sys.path."""
     for module in modules:
         if vars(module).get("warnings") is warnings:
             module.__dict__["warnings"] = _Warnings()
-        if module.__name__ == "jedi.inference.compiled.access" and vars(module).get("sys") is sys:
+        if module.__name__ in _USE_THE_SYSTEM and vars(module).get("sys") is sys:
             module.__dict__["sys"] = _System()

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from IPython.core.interactiveshell import InteractiveShell
 
+keep_to_itself(completer)
+
 _JEDI = "IPCompleter.jedi_matcher"
 
 _SIGNATURES = 64

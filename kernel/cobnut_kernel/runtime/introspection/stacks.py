@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import sysconfig
 import threading
 import time
@@ -49,7 +48,7 @@ def stacks(running: Sequence[RunningCell]) -> dict[str, Any]:
         "running" or "awaiting"; a task has `name`, `thread` and `state`; a thread `name`, `ident`, and whether it is
         the `kernel`'s own.
     """
-    at = sys._current_frames()
+    at = frames.of_threads()
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     return {
         "status": "ok",

@@ -16,6 +16,7 @@ from IPython.core.autocall import ZMQExitAutocall
 from IPython.core.builtin_trap import BuiltinTrap
 from IPython.core.display_trap import DisplayTrap
 from IPython.core.error import UsageError
+from IPython.core.events import EventManager
 from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 from traitlets import Float, Type, default
 
@@ -26,6 +27,7 @@ from cobnut_kernel.runtime.debugging.cells import CELL_FILES, leading_blank_line
 from cobnut_kernel.runtime.debugging.compiling import CellCompiler
 from cobnut_kernel.runtime.dispatch import error_content, text_of
 from cobnut_kernel.runtime.imports import without_user_folder
+from cobnut_kernel.runtime.interruption.frames import add_shell
 from cobnut_kernel.runtime.interruption.interrupts import end_at_the_cell
 from cobnut_kernel.runtime.modes import MAGICS
 from cobnut_kernel.runtime.output.display import Publisher, ResultHook
@@ -44,6 +46,12 @@ if TYPE_CHECKING:
     from cobnut_kernel.runtime.job import Job
     from cobnut_kernel.runtime.kernel import Kernel
     from cobnut_kernel.runtime.output.routing import CurrentJob
+
+add_shell(
+    prepares=InteractiveShell.run_cell_async.__code__,
+    executes=InteractiveShell.run_code.__code__,
+    swallows=EventManager.trigger.__code__,
+)
 
 
 class Cell(NamedTuple):

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
-from typing import Any
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import cobnut_kernel.runtime.interruption.frames as under_test
-from cobnut_kernel.runtime.interruption.frames import end_at_the_cell, is_finalizing, stack_of_awaits
+from cobnut_kernel.runtime.interruption.frames import (
+    end_at_the_cell,
+    is_finalizing,
+    is_preparing,
+    of_threads,
+    stack_of_awaits,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Watched:
@@ -78,6 +90,70 @@ def trace_of(function: Any) -> list[str]:
         names.append(trace.tb_frame.f_code.co_name)
         trace = trace.tb_next
     return names
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="Python collects no garbage within a call of C since 3.12")
+def test_no_garbage_is_collected_while_threads_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finalizer might let another thread run, which would wait for ever; collecting is on, or off, as before."""
+    collected: list[str] = []
+    looks: list[list[str]] = []
+    current_frames = sys._current_frames
+
+    def look() -> Any:
+        del collected[:]
+        found = current_frames()
+        looks.append(collected[:])
+        return found
+
+    monkeypatch.setattr(sys, "_current_frames", look)
+    threshold, enabled = gc.get_threshold(), gc.isenabled()
+    gc.callbacks.append(note := lambda phase, _: collected.append(phase))
+    try:
+        for is_on in (True, False):
+            (gc.enable if is_on else gc.disable)()
+            gc.set_threshold(1)
+            assert threading.get_ident() in of_threads()
+            gc.set_threshold(*threshold)
+            assert gc.isenabled() == is_on
+    finally:
+        gc.callbacks.remove(note)
+        gc.set_threshold(*threshold)
+        (gc.enable if enabled else gc.disable)()
+    assert looks == [[], []]
+
+
+def test_what_ipython_does_for_a_cell_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before its code and after it, but not the code; a hook of IPython's own, but not one of the user's."""
+    seen: list[bool] = []
+
+    def look() -> None:
+        seen.append(is_preparing(sys._getframe(1)))
+
+    def execute() -> None:
+        look()
+
+    def prepare() -> None:
+        look()
+        execute()
+        look()
+
+    def trigger(hook: Callable[[], None]) -> None:
+        look()
+        hook()
+
+    def hook() -> None:
+        look()
+
+    for name, function in (("_prepares", prepare), ("_executes", execute), ("_swallows", trigger)):
+        monkeypatch.setattr(under_test, name, function.__code__)
+    prepare()
+    assert seen == [True, False, True]
+    del seen[:]
+    trigger(hook)
+    assert seen == [True, False]
+    del seen[:]
+    trigger(partial(look))
+    assert seen == [True, True]
 
 
 def test_an_interrupts_traceback_ends_with_the_line_that_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -444,6 +444,30 @@ def test_an_interrupt_that_comes_after_its_cell_has_ended_hurts_nobody(interrupt
         assert following == "unhurt"
 
 
+def test_a_cell_that_begins_while_all_are_interrupted_is_too(
+    interrupts: Interrupts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its child may have had the signal of all: it must not take that for the child's own end, and go on."""
+    place = Place(interrupts, "other", "asyncio")
+    ended: list[Any] = []
+    late = threading.Thread(target=lambda: ended.append(anyio.run(interrupts.run, sleep(), job("late"))))
+
+    def begin_late(*_: Any, **__: Any) -> None:
+        late.start()
+        wait_until(lambda: place.find("late"), "the late cell")
+
+    def meanwhile() -> None:
+        place.wait_for_cell()
+        with monkeypatch.context() as patch:
+            patch.setattr(interrupts, "_send", begin_late)
+            assert [cell.job.message.msg_id for cell in interrupts.interrupt()] == ["cell", "late"]
+        late.join()
+
+    ended.append(place.run(lambda: interrupts.run(sleep(), job()), meanwhile))
+    assert all(isinstance(each, Interrupted) for each in ended)
+    assert anyio.run(interrupts.run, unhurt(), job("next")) == "unhurt"
+
+
 def test_nothing_is_reported_of_a_cell_that_has_seen_its_interrupt(place: Place) -> None:
     """A cell that caught it and goes on is not stuck."""
     goes_on = threading.Event()

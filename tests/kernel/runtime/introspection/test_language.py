@@ -30,6 +30,7 @@ from cobnut_kernel.runtime.shells.namespace import NamespaceKind, make_namespace
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from types import FrameType
 
     from tests.kernel.wire import WireClient
 
@@ -389,7 +390,12 @@ def test_a_thread_that_imports_is_stopped_after_that(tmp_path: Path, monkeypatch
     (tmp_path / "slow_to_import.py").write_text("import sys\nsys.slow_import()\n")
     (tmp_path / "quick_to_import.py").write_text("")
     importing = frames.imports
-    monkeypatch.setattr(frames, "imports", lambda frame: looks.append(importing(frame)) or looks[-1])
+
+    def look(frame: FrameType) -> bool:
+        if frame is sys._current_frames().get(worker.ident):
+            looks.append(importing(frame))
+        return importing(frame)
+
     first = threading.Thread(target=import_module, args=("slow_to_import",))
     first.start()
     until(lambda: "slow_to_import" in sys.modules)
@@ -402,8 +408,9 @@ def test_a_thread_that_imports_is_stopped_after_that(tmp_path: Path, monkeypatch
     aside = Aside(threads=3, patience=1000)
     aside.run(import_and_spin, lambda: None, 0.01)
     (worker,) = aside._workers
-    until(lambda: importing(sys._current_frames()[worker.ident]))
+    until(lambda: sys._current_frames()[worker.ident].f_code.co_name == "acquire")  # the lock of the module
     assert worker._current is not None
+    monkeypatch.setattr(frames, "imports", look)
     stopping = threading.Thread(target=worker.stop, args=(worker._current,))
     stopping.start()
     until(lambda: looks)
