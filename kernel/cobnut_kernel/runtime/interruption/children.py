@@ -129,7 +129,14 @@ def _age(pid: int) -> float:
 def _family(pid: int) -> Iterator[int]:
     """Name a process and what it has started in its turn, where the system tells (Linux)."""
     yield pid
-    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+    for task in _tasks(pid):
         with suppress(OSError):
-            for child in file.read_text().split():
+            for child in task.joinpath("children").read_text().split():
                 yield from _family(int(child))
+
+
+def _tasks(pid: int) -> list[Path]:
+    try:
+        return list(Path(f"/proc/{pid}/task").iterdir())
+    except OSError:  # it has ended
+        return []

@@ -47,11 +47,18 @@ _STARTS_A_CHILD: types.CodeType = getattr(_popen._execute_child, "__wrapped__", 
 
 _TAKES_A_LOCK = frozenset(
     function.__code__
-    for kind, names in ((threading.Condition, ("__enter__", "__exit__")), (logging.Handler, ("acquire", "release")))
+    for kind, names in (
+        (threading.Condition, ("__enter__", "__exit__")),
+        (logging.Handler, ("acquire", "release")),
+        (threading.Thread, ("start",)),
+    )
     for name in names
     if isinstance(function := getattr(kind, name), types.FunctionType)
 )
-"""What is interrupted there may keep a lock for ever: it has it and its `with` has not begun, or has it no more."""
+"""What is interrupted there may keep a lock for ever: it has it and its `with` has not begun, or has it no more.
+
+A thread that is not begun quite stays among those that Python lists.
+"""
 
 _prepares: types.CodeType | None = None
 _executes: types.CodeType | None = None
@@ -79,9 +86,9 @@ def add_trio() -> None:
     """Know trio's frames too; called when a cell runs under it, so that nobody else imports it."""
     global _loops
     trio = sys.modules["trio"]
-    folder = str(Path(str(trio.__file__)).parent)
-    if folder not in _loops:
-        _loops += (folder,)
+    if trio._core._run.unrolled_run.__code__ not in _LOOP_STEPS:
+        folders = (str(Path(str(sys.modules[name].__file__)).parent) for name in ("trio", "outcome"))
+        _loops += (*folders, "<attrs generated")  # of the classes of both
         _LOOP_STEPS.add(trio._core._run.unrolled_run.__code__)
 
 

@@ -10,11 +10,16 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import outcome
 import pytest
+import trio
 
 import cobnut_kernel.runtime.interruption.frames as under_test
 from cobnut_kernel.runtime.interruption.frames import (
+    add_trio,
     end_at_the_cell,
+    is_careful,
+    is_delicate,
     is_finalizing,
     is_preparing,
     of_threads,
@@ -120,6 +125,38 @@ def test_no_garbage_is_collected_while_threads_are_looked_at(monkeypatch: pytest
         gc.set_threshold(*threshold)
         (gc.enable if enabled else gc.disable)()
     assert looks == [[], []]
+
+
+def test_the_frames_of_trio_are_not_interrupted() -> None:
+    """Those of the packages that it keeps results by belong to its loop too, and those that attrs has written."""
+
+    async def look() -> bool:
+        outcome.capture(lambda: seen.append(is_careful(sys._getframe(1))))
+        return is_careful(sys._getframe())
+
+    seen: list[bool] = []
+    add_trio()
+    assert not trio.run(look)
+    assert seen == [True]
+    names: dict[str, Any] = {"look": sys._getframe}
+    exec(compile("frame = look()", "<attrs generated init outcome._impl.Value>", "exec"), names)
+    assert is_careful(names["frame"])
+
+
+def test_a_thread_is_begun_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python would list one for ever that was interrupted before it ran."""
+    seen: list[bool] = []
+    thread = threading.Thread(target=lambda: None)
+    begin = threading._start_new_thread
+
+    def look(*args: Any) -> Any:
+        seen.append(is_delicate(sys._getframe(1)))
+        return begin(*args)
+
+    monkeypatch.setattr(threading, "_start_new_thread", look)
+    thread.start()
+    thread.join()
+    assert seen == [True]
 
 
 def test_what_ipython_does_for_a_cell_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
