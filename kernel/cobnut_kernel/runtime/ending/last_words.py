@@ -30,7 +30,7 @@ def say(*lines: str) -> None:
 
 def stack_of(thread: threading.Thread) -> list[str]:
     """Draw where a thread is, outermost first, without our own frames."""
-    return frames.stack_below(frames.of_threads().get(thread.ident or 0), None)
+    return frames.stack_below(frames.of_thread(thread.ident or 0), None)
 
 
 def flush() -> None:

@@ -14,6 +14,7 @@ import sys
 import threading
 import traceback
 import types
+from contextlib import contextmanager
 from itertools import dropwhile
 from opcode import opmap
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 _OURS = str(Path(__file__).parents[2])
 _BLOCKING = str(Path(__file__).with_name("blocking.py"))
@@ -110,18 +111,39 @@ def add_shell(prepares: types.CodeType, executes: types.CodeType, swallows: type
 
 
 def of_threads() -> dict[int, types.FrameType]:
-    """Return where each thread stands, by its ident.
+    """Return where each thread stands, by its ident; the frames of its callers are made too.
 
-    CPython 3.11 keeps a lock meanwhile that threads need to begin and to end. A garbage collection that this brings
-    about may let another thread run, which waits for that lock and keeps the GIL: for ever (python/cpython#106883).
+    CPython 3.11 keeps a lock meanwhile that threads need to begin and to end, and makes the frames of a thread that
+    must not run. A garbage collection that this brings about may let it run, and another one, which waits for that
+    lock and keeps the GIL: for ever (python/cpython#106883). So none is begun.
     """
-    if sys.version_info >= (3, 12):
-        return sys._current_frames()
+    with _no_collection():
+        found = sys._current_frames()
+        for frame in found.values():
+            _make_whole(frame)
+        return found
+
+
+def of_thread(ident: int) -> types.FrameType | None:
+    """Return where a thread stands, as above; None where there is none."""
+    with _no_collection():
+        frame = sys._current_frames().get(ident)
+        _make_whole(frame)
+        return frame
+
+
+def _make_whole(frame: types.FrameType | None) -> None:
+    while frame is not None:
+        frame = frame.f_back
+
+
+@contextmanager
+def _no_collection() -> Generator[None]:
     with _looking:
         collects = gc.isenabled()
         gc.disable()
         try:
-            return sys._current_frames()
+            yield
         finally:
             if collects:
                 gc.enable()
@@ -215,12 +237,19 @@ def is_finalizing(frame: types.FrameType | None) -> bool:
 
 
 def steps_a_task(frame: types.FrameType | None) -> bool:
-    """Tell whether a loop runs a task or callback of the user's: its first frame, but for the loops', is not ours."""
-    first = None
+    """Tell whether a loop runs a task or callback of the user's: its first frame, but for the loops', is not ours.
+
+    Nor is it Python's own and called by the loops, which put away what a task leaves behind.
+    """
+    first = last = None
+    has_users = False
     while frame is not None and frame.f_code not in _LOOP_STEPS:
         if not frame.f_code.co_filename.startswith(_loops):
             first = frame
+        last, has_users = frame, has_users or _is_users(frame)
         frame = frame.f_back
+    if first is not None and first is not last and _is_standard(first) and not has_users:
+        return False
     if frame is None or first is None or is_ours(first):
         return False
     return "task" not in frame.f_locals or not getattr(frame.f_locals["task"], "_ki_protected", True)

@@ -90,7 +90,7 @@ def raise_where_it_stands(target: Target, frame: types.FrameType, error: type[Ba
         return False
     target.pending, _latest, _raised = True, target, time.monotonic()
     _set_exception()(target.ident, error)
-    now = frames.of_threads().get(target.ident)
+    now = frames.of_thread(target.ident)
     if target.pending and not (now is frame and frame.f_lasti == place):
         take_back(target)
         return False

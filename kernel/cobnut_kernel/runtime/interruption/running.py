@@ -136,7 +136,7 @@ class CellThread:
             self.sending = False
 
     def _raise_in(self, cell: RunningCell | None, *, patient: bool) -> bool:
-        frame = frames.of_threads().get(self.ident)
+        frame = frames.of_thread(self.ident)
         if frame is None or self.pending or self.wake is not None or self.current is not cell:
             return False
         if not (cell.wanted if cell is not None else self.is_kept_by_a_task(frame)):
@@ -268,7 +268,7 @@ class RunningCell:
 
     def stack(self) -> list[str]:
         """Draw where the cell is: what it executes, else what keeps its loop from running, else what it awaits."""
-        frame = frames.of_threads().get(self.thread.ident)
+        frame = frames.of_thread(self.thread.ident)
         if self.thread.current is self:
             return frames.stack_below(frame, RunningCell.drive.__code__)
         if frames.steps_a_task(frame):

@@ -104,7 +104,7 @@ class _Worker:
         raising.take_back(self)
 
     def _raise_in(self, attempt: _Attempt[Any]) -> None:
-        frame = frames.of_threads().get(self.ident)
+        frame = frames.of_thread(self.ident)
         if frame is None or self.pending or self._current is not attempt:
             return
         self._ending = True

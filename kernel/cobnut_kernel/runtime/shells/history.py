@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -58,6 +59,16 @@ class History(HistoryManager):
             except OperationalError as error:
                 _log.warning("The history is kept in memory only: %s cannot be written (%s).", self.hist_file, error)
                 self._switch_to_memory_history()
+
+    def init_db(self) -> None:
+        """Connect to the database; the end of the process does not close it.
+
+        The thread of a subshell may be writing still, and to close it then would crash the process, in sqlite.
+        """
+        super().init_db()
+        finalizer = vars(self).get("_finalizer")
+        if isinstance(finalizer, weakref.finalize):
+            finalizer.atexit = False
 
     @default("session_number")
     def _begun_session(self) -> int:

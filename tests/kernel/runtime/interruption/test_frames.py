@@ -24,6 +24,7 @@ from cobnut_kernel.runtime.interruption.frames import (
     is_preparing,
     of_threads,
     stack_of_awaits,
+    steps_a_task,
 )
 
 if TYPE_CHECKING:
@@ -141,6 +142,30 @@ def test_the_frames_of_trio_are_not_interrupted() -> None:
     names: dict[str, Any] = {"look": sys._getframe}
     exec(compile("frame = look()", "<attrs generated init outcome._impl.Value>", "exec"), names)
     assert is_careful(names["frame"])
+
+
+def test_what_a_loop_calls_of_pythons_own_is_no_task() -> None:
+    """It puts away what a task has left; a callback of the user's may be Python's own function all the same."""
+    seen: list[bool] = []
+    names: dict[str, Any] = {}
+    code = "def call(function, *arguments): function(*arguments)"
+    for file in (asyncio.__file__, threading.__file__):
+        exec(compile(code, file, "exec"), names)
+        names[file] = names["call"]
+    of_the_loop, of_python = names[asyncio.__file__], names[threading.__file__]
+
+    def look() -> None:
+        seen.append(steps_a_task(sys._getframe(1)))
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_soon(of_the_loop, of_python, look)
+        loop.call_soon(of_python, look)
+        loop.call_soon(of_the_loop, lambda: of_python(look))
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert seen == [False, True, True]
 
 
 def test_a_thread_is_begun_whole(monkeypatch: pytest.MonkeyPatch) -> None:

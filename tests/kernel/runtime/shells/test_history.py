@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 import threading
 from contextlib import closing, suppress
 from types import SimpleNamespace
@@ -144,3 +146,31 @@ def test_a_count_that_begins_anew_loses_no_input(make_history: MakeHistory, tmp_
     history.store_inputs(1, "after")
     history.end_session()
     assert [source for _, source in sources(tmp_path)] == ["before", "after"]
+
+
+AT_EXIT = """
+import atexit
+atexit.register(lambda: print(history.db.execute("SELECT 42").fetchone()))  # the last to run
+
+from types import SimpleNamespace
+from IPython.core.interactiveshell import InteractiveShellABC
+from cobnut_kernel.runtime.shells.history import History
+
+class ShellOf:
+    profile_dir = SimpleNamespace(location=FOLDER)
+
+InteractiveShellABC.register(ShellOf)
+history = History(shell=ShellOf())
+history.open()
+"""
+
+
+def test_the_end_of_the_process_closes_no_database(tmp_path: Path) -> None:
+    """A thread that was not waited for may be writing to it: closed meanwhile, sqlite would crash the process."""
+    ended = subprocess.run(
+        [sys.executable, "-c", AT_EXIT.replace("FOLDER", repr(str(tmp_path)))],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.stdout, ended.returncode) == ("(42,)\n", 0), ended.stderr
