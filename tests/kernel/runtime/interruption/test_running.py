@@ -450,17 +450,26 @@ def test_a_cell_that_begins_while_all_are_interrupted_is_too(
     """Its child may have had the signal of all: it must not take that for the child's own end, and go on."""
     place = Place(interrupts, "other", "asyncio")
     ended: list[Any] = []
-    late = threading.Thread(target=lambda: ended.append(anyio.run(interrupts.run, sleep(), job("late"))))
 
-    def begin_late(*_: Any, **__: Any) -> None:
+    over = threading.Event()
+
+    async def wait_for_a_child() -> None:
+        try:
+            time.sleep(0.5)
+        finally:
+            over.set()
+
+    late = threading.Thread(target=lambda: ended.append(anyio.run(interrupts.run, wait_for_a_child(), job("late"))))
+
+    def run_late(*_: Any, **__: Any) -> None:
         late.start()
-        wait_until(lambda: place.find("late"), "the late cell")
+        over.wait()
 
     def meanwhile() -> None:
         place.wait_for_cell()
         with monkeypatch.context() as patch:
-            patch.setattr(interrupts, "_send", begin_late)
-            assert [cell.job.message.msg_id for cell in interrupts.interrupt()] == ["cell", "late"]
+            patch.setattr(interrupts, "_send", run_late)
+            interrupts.interrupt()
         late.join()
 
     ended.append(place.run(lambda: interrupts.run(sleep(), job()), meanwhile))
