@@ -189,6 +189,7 @@ async def started(multi: Multi, **options: Any) -> AsyncKernelManager:
 
 async def heard(multi: Multi, manager: AsyncKernelManager) -> None:
     """Wait until the kernel's iopub is heard: a subscription takes effect some time after the kernel answers."""
+    await eventually(lambda: str(manager.kernel_id) in multi._culler._listeners)
     client = multi._culler._listeners[str(manager.kernel_id)]._client
     assert client is not None
     await client.wait_for_ready()
@@ -196,6 +197,7 @@ async def heard(multi: Multi, manager: AsyncKernelManager) -> None:
 
 async def looked_at(multi: Multi, manager: AsyncKernelManager, times: int = 3) -> None:
     """Wait until the culler has looked at a kernel so often since it was idle for long enough."""
+    await eventually(lambda: str(manager.kernel_id) in multi._culler._listeners)
     listener = multi._culler._listeners[str(manager.kernel_id)]
     await eventually(lambda: listener.activity.silent_seconds > multi.cull_idle_timeout)
     looks, original = [0], listener.standing

@@ -46,6 +46,9 @@ FAREWELL = 2.0
 _STANDSTILL = 0.5
 """Seconds after which `close` gives up on subscribers who take nothing: a slow reader is seen at every 500 messages."""
 
+_LOOKS = 10
+"""How often in a row nothing must be left before a subscriber who had to be waited for has taken all."""
+
 
 class Outgoing(NamedTuple):
     """A message of the kernel whose content is JSON already: what user code changes later is not in it."""
@@ -179,13 +182,19 @@ class Outbox:
         self.journal.forget()
 
     def _take_leave(self) -> None:
-        """Send what is left, as long as it is taken."""
+        """Send what is left, as long as it is taken.
+
+        Who has waited for a subscriber looks again when all seems to be taken: libzmq may just have more for it.
+        """
         now = time.monotonic()
-        end, patience, before = now + FAREWELL, now + _STANDSTILL, (-1, -1)
-        while (left := self._thread._call(self._what_is_left)) != (0, 0) and time.monotonic() < min(end, patience):
+        end, patience, before, looks = now + FAREWELL, now + _STANDSTILL, (-1, -1), 1
+        while looks and time.monotonic() < min(end, patience):
+            left = self._thread._call(self._what_is_left)
             if left != before:
                 before, patience = left, time.monotonic() + _STANDSTILL
-            time.sleep(0.002)
+            looks = _LOOKS if left != (0, 0) else looks - 1
+            if looks:
+                time.sleep(0.002)
 
     # ── only in the I/O thread ──────────────────────────────────────────────────────────────────────────────────────
 
