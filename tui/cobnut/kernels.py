@@ -315,9 +315,11 @@ async def _interrupt(session: Session) -> None:
 
 async def _hear_out(clients: list[AsyncKernelClient]) -> None:
     """Let the last words of a kernel come in, then close what listened to it."""
-    await anyio.sleep(LAST_WORDS)
-    for client in clients:
-        client.stop_channels()
+    try:
+        await anyio.sleep(LAST_WORDS)
+    finally:  # the program may end before
+        for client in clients:
+            client.stop_channels()
 
 
 def next_arrival(arrived: deque[Arrival]) -> Arrival:
