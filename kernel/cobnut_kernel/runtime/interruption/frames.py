@@ -35,7 +35,6 @@ _COMPILED = ("_pydevd_bundle" + os.sep, "_pydevd_sys_monitoring" + os.sep, "<str
 _WAITS = (_OURS, *(str(module.__file__) for module in (contextlib, queue, threading)))
 """The files by whose means a debugger waits."""
 _STANDARD = str(Path(str(asyncio.__file__)).parents[1])
-_INSTALLED = f"{_STANDARD}{os.sep}site-packages"
 _WEAK_SETS = str(Path(str(_weakrefset.__file__)))
 """Where tasks are registered; Python drops what is raised in the callbacks there."""
 
@@ -175,7 +174,7 @@ def is_careful(frame: types.FrameType) -> bool:
     more: under trio that is the end of the loop.
     """
     code = frame.f_code
-    return code is _STARTS_A_CHILD or code.co_filename.startswith((_OURS, _WEAK_SETS, _IMPORTS, *_loops))
+    return code is _STARTS_A_CHILD or imports(frame) or code.co_filename.startswith((_OURS, _WEAK_SETS, *_loops))
 
 
 def imports(frame: types.FrameType) -> bool:
@@ -275,8 +274,7 @@ def end_at_the_cell(trace: types.TracebackType | None, *, interrupted: bool = Fa
 
 
 def _is_standard(frame: types.FrameType) -> bool:
-    file = frame.f_code.co_filename
-    return file.startswith(_STANDARD) and not file.startswith(_INSTALLED)
+    return frame.f_code.co_filename.startswith(_STANDARD) and not _is_installed(frame)
 
 
 def stack_below(frame: types.FrameType | None, root: types.CodeType | None) -> list[str]:
