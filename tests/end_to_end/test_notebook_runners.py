@@ -82,7 +82,7 @@ def test_nbclient_executes_a_notebook(manager: Manager, tmp_path: Path) -> None:
     with runner(manager, *sources, resources={"metadata": {"path": str(tmp_path)}}) as client:
         client.execute()
         cells = client.nb.cells
-        assert cells[0].outputs[0]["text"] == "hazel\n"
+        assert "".join(output["text"] for output in cells[0].outputs) == "hazel\n"
         assert cells[1].outputs[0]["data"]["text/plain"] == "42"
         assert cells[2].outputs[0]["data"]["text/plain"] == repr(str(tmp_path))
         assert cells[3].outputs[0]["name"] == "stderr"

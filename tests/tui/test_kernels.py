@@ -112,6 +112,26 @@ async def test_a_session_is_told_once_per_frame(manager: Any) -> None:
 
 
 @pytest.mark.anyio
+async def test_nothing_listens_after_the_end(manager: Any) -> None:
+    """Clients are closed with the bridge, also the one whose kernel has not answered yet."""
+    kernels = Kernels(manager)
+    answered = kernels.add(manager.start_soon(kernel_name="cobnut"), "cobnut")
+    manager.comes_up_at_once = False
+    silent = kernels.add(manager.start_soon(kernel_name="cobnut"), "cobnut")
+    silent.manager.ready.resolve()
+    clients: list[Any] = []
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(kernels.run)
+        with anyio.fail_after(10):
+            while answered.client is None or silent.connecting is None:
+                await anyio.lowlevel.checkpoint()
+        clients += [answered.client, silent.connecting]
+        assert [client.is_open for client in clients] == [True, True]
+        tasks.cancel_scope.cancel()
+    assert [client.is_open for client in clients] == [False, False]
+
+
+@pytest.mark.anyio
 async def test_what_is_lost_for_good_is_told(manager: Any) -> None:
     """Where the kernel cannot say again what was missed, a line tells how much that was, and why."""
     kernels = Kernels(manager)

@@ -71,15 +71,22 @@ class Kernels:
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def run(self) -> None:
-        """Take what arrives, and carry out what is asked for, until this is cancelled."""
-        async with anyio.create_task_group() as self._tasks:
-            for work in self._early:
-                self._tasks.start_soon(work)
-            while True:
-                self._arrived.append(await self._inbox.receive())
-                while self._arrived:
-                    self._take(time.monotonic() + BUDGET)
-                    await anyio.sleep(BREATH if self._arrived else FRAME)
+        """Take what arrives, and carry out what is asked for, until this is cancelled; then hear no kernel any more."""
+        try:
+            async with anyio.create_task_group() as self._tasks:
+                for work in self._early:
+                    self._tasks.start_soon(work)
+                await self._take_all()
+        finally:
+            for session in self.sessions:
+                session.disconnect()
+
+    async def _take_all(self) -> None:
+        while True:
+            self._arrived.append(await self._inbox.receive())
+            while self._arrived:
+                self._take(time.monotonic() + BUDGET)
+                await anyio.sleep(BREATH if self._arrived else FRAME)
 
     async def stop_all(self, *, now: bool = False) -> None:
         """Stop all kernels at once; `now` asks none of them first."""

@@ -129,8 +129,9 @@ def manager(language: Language, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """The manager of that kernel."""
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     specs = KernelSpecManager(extra_specs={"k": language.spec()}, kernel_dirs=[])
-    # Long, so that on a busy machine too a kernel ends because it was asked to, and not by SIGTERM.
-    return AsyncKernelManager(kernel_name="k", kernel_spec_manager=specs, shutdown_wait_time=30.0)
+    # Long, so that a kernel ends because it was asked to, and not by SIGTERM: one end in eight, bash_kernel's ipykernel
+    # waits 10 s for each of its two streams to be flushed by a thread that has ended before.
+    return AsyncKernelManager(kernel_name="k", kernel_spec_manager=specs, shutdown_wait_time=60.0)
 
 
 async def said(run: Run) -> str:

@@ -20,7 +20,8 @@ PACE = 0.02
 """Seconds between two messages of one stream while it keeps writing."""
 
 FIRST = 0.001
-"""Seconds that the first text waits for more: `print` writes its line and the line's end one after the other."""
+"""Seconds that the first text waits for more; a line without its end, which `print` writes by itself, waits for `PACE`
+besides: a thread may lose the processor between the two."""
 
 GATHER = 0.004
 """Seconds that displays wait for more of their kind, when some have just gone: waking the I/O thread takes long."""
@@ -69,7 +70,8 @@ class _Text:
     """What one cell has written to one of its streams, not yet a message.
 
     `print` writes its line in parts, between which another thread may write: what that one says is put `aside` until
-    the line of the first `writer` has its end, which is waited for `since` then. `last` is the last part sent.
+    the line of the first `writer` has its end, which is waited for `since` then. `last` is the last part sent; while
+    it `is_new`, nobody has looked at it yet.
     """
 
     stream: str
@@ -79,6 +81,7 @@ class _Text:
     last: str = ""
     aside: deque[tuple[str, str, int]] = field(default_factory=deque[tuple[str, str, int]])
     since: float = 0.0
+    is_new: bool = True
 
     @property
     def is_open(self) -> bool:
@@ -145,7 +148,7 @@ class Outbox:
             self._wait_for(CROWD_OF_MESSAGES // 2)
 
     def write(self, parent: bytes, stream: str, text: str, writer: int = 0) -> None:
-        """Send text of a stream, within `FIRST` or, while text flows, within `PACE`.
+        """Send text of a stream, within `FIRST` or, while text flows, within `PACE`; a line without its end later.
 
         `writer` is the thread: the lines of several are not torn by each other, as far as they have an end in time.
         """
@@ -280,9 +283,12 @@ class Outbox:
             self._add_text(parent, *item)
 
     def _send_texts(self) -> None:
-        """Send what is held, but for what waits for the end of another thread's line, and not for too long."""
+        """Send what is held, but for what waits for the end of its line or another thread's, and not for too long."""
         now = time.monotonic()
         for parent, held in list(self._texts.items()):
+            was_new, held.is_new = held.is_new, False
+            if was_new and held.is_open:
+                continue
             self._publish(parent, held)
             held.since = held.since or now
             if not held.is_open or now - held.since > _TORN:

@@ -94,6 +94,22 @@ def test_a_cells_text_goes_before_what_it_says_next(outbox: Outbox) -> None:
     assert said(outbox, 3) == [("a", "0 1 2 "), ("a", 1), ("b", "0 1 2 end\n")]
 
 
+def test_a_line_waits_for_its_end_one_look_long(outbox: Outbox) -> None:
+    """Where `print` loses the processor before its line end, that is one message all the same; a prompt has no end."""
+
+    def write_and_look(*texts: str) -> list[int]:
+        counts: list[int] = []
+        for text in texts:
+            outbox.write(PARENT, "stdout", text, 1)
+            outbox._send_all()
+            counts.append(outbox.journal.last)
+        return counts
+
+    assert outbox._thread._call(lambda: write_and_look("hazel", "\n")) == [0, 1]
+    assert outbox._thread._call(lambda: write_and_look("name", "?", " ")) == [1, 2, 3]
+    assert "".join(text for _, text in said(outbox, 3)) == "hazel\nname? "
+
+
 def test_a_writer_in_a_flood_waits_for_the_thread_that_sends(outbox: Outbox) -> None:
     """Messages do not heap up before the I/O thread while that does not run."""
     gate, posted = threading.Event(), 0
