@@ -163,8 +163,8 @@ class ConnectedClient(KernelClient[Answer]):
         Raises:
             ConnectionFileError: its addresses cannot be used.
         """
-        self.hb_channel.forget()
         self._connection.kernel_started(connection_info)
+        self.hb_channel.forget()
 
     # ── listeners ───────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import count
+from threading import RLock
 from typing import TYPE_CHECKING
 
 from cobnut_kernel.client.comms import CommListeners
@@ -50,6 +51,7 @@ class Connection:
         self.sockets = ClientSockets(self._receive, log)
         self.comms = CommListeners(log)
         self.journal = JournalReader(self)
+        self._turning = RLock()  # one thread closes while another turns to the next kernel: that must not open again
         self._openings = count(1)
         self._opening: int = 0
         self._channels: Collection[Channel] = CHANNELS
@@ -101,10 +103,11 @@ class Connection:
         Raises:
             ConnectionFileError: the kernel's addresses cannot be used.
         """
-        if not self.sockets.are_open:
-            self._channels = channels
-            self._open(self.info)
-            self.router.open()
+        with self._turning:
+            if not self.sockets.are_open:
+                self._channels = channels
+                self._open(self.info)
+                self.router.open()
 
     def _open(self, info: ConnectionInfo) -> None:
         """Open the sockets; what comes before the last of them is open waits, for it may have to be answered."""
@@ -117,9 +120,10 @@ class Connection:
 
     def close(self) -> None:
         """Close the sockets, and tell all who wait."""
-        self.sockets.close()
-        self.journal.close()
-        self.router.close(TransportClosedError("The client was stopped: call start_channels() and ask again."))
+        with self._turning:
+            self.sockets.close()
+            self.journal.close()
+            self.router.close(TransportClosedError("The client was stopped: call start_channels() and ask again."))
 
     # ── the kernel's life ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -148,12 +152,13 @@ class Connection:
             return  # the kernel was quicker than the news of it, and may have been asked something already
         self.router.kernel_died(KernelDiedError(RESTARTED))
         self.router.settle()
-        was_open = self.sockets.are_open
-        self.sockets.close()
-        self.journal.close()
-        self.load(info)
-        if was_open:
-            self._open(info)
+        with self._turning:
+            was_open = self.sockets.are_open
+            self.sockets.close()
+            self.journal.close()
+            self.load(info)
+            if was_open:
+                self._open(info)
         self.router.kernel_started()
 
     # ── messages ────────────────────────────────────────────────────────────────────────────────────────────────────

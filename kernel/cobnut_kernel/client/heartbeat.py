@@ -69,11 +69,14 @@ class Heartbeat:
             ConnectionFileError: the kernel's address is not known, or cannot be used.
         """
         with self._lock:
-            if not self._runs:
-                self._open()
-                self._runs = True
-                thread = IOThread.shared()
-                thread.call_soon(self._tick, self._endpoint)
+            self._unpause()
+
+    def _unpause(self) -> None:
+        if not self._runs:
+            self._open()
+            self._runs = True
+            thread = IOThread.shared()
+            thread.call_soon(self._tick, self._endpoint)
 
     def pause(self) -> None:
         """Beat no more until `unpause`."""
@@ -84,11 +87,11 @@ class Heartbeat:
 
     def forget(self) -> None:
         """Beat for another kernel from now on: the former one's echoes say nothing of it."""
-        with self._lock:
+        with self._lock:  # all the time: who stops it meanwhile must not be overtaken
             runs, self._runs = self._runs, False
             self._close()
-        if runs:
-            self.unpause()
+            if runs:
+                self._unpause()
 
     def is_alive(self) -> bool:
         """Say whether it was begun, and not paused; that the kernel lives is `is_beating`'s to say."""

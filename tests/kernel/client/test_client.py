@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 import threading
@@ -469,6 +470,34 @@ async def test_restart_elsewhere(
         assert (await ears.until("execute_reply")).parent_id == run.msg_id
     finally:
         elsewhere.close()
+
+
+async def test_heart_of_a_kernel_that_comes_back_elsewhere(client: AsyncKernelClient) -> None:
+    """The heart that is listened to is the next kernel's, too."""
+    client.hb_channel.unpause()
+    info = dataclasses.replace(client.connection_info, hb_port=client.connection_info.hb_port + 100)
+    client.kernel_started(info)
+    endpoint = client.hb_channel._endpoint
+    assert endpoint is not None
+    assert endpoint.url == info.url(Channel.HEARTBEAT)
+
+
+async def test_stopped_while_the_next_kernel_is_announced(
+    client: AsyncKernelClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that one thread stops in the moment in which another tells it of the next kernel stays closed."""
+    close, stopping = client._connection.journal.close, threading.Thread(target=client.stop_channels)
+
+    def stop_meanwhile() -> None:
+        if stopping.ident is None:
+            stopping.start()
+            stopping.join(0.2)  # it gets no further before the sockets have turned
+        close()
+
+    monkeypatch.setattr(client._connection.journal, "close", stop_meanwhile)
+    client.kernel_started()
+    stopping.join()
+    assert not client.channels_running
 
 
 async def test_news_of_a_restart_that_comes_late(
