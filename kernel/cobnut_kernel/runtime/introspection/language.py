@@ -11,6 +11,7 @@ import builtins
 import codeop
 import threading
 from functools import partial
+from time import monotonic
 from tokenize import TokenError
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, cast
@@ -35,8 +36,9 @@ if TYPE_CHECKING:
 _TYPES = "_jupyter_types_experimental"
 """The key of the metadata with types and signatures, as ipykernel names it and JupyterLab reads it."""
 
-JEDI_AFTER = 2.0
-"""Seconds after the first completion until jedi is made ready: those that follow at once are not slowed down."""
+JEDI_AFTER = 3.0
+"""Seconds without a question, after the first completion, until jedi is made ready: while that takes the interpreter,
+an answer takes ten times as long."""
 
 _TYPING = 0.8
 """The part of the time that may go by until the types of completions are no longer inferred."""
@@ -48,8 +50,9 @@ class Language:
     Args:
         deadline: seconds that an answer may take before it is given without looking at live objects.
         aside: the threads.
-        jedi_after: seconds after the first completion until jedi is made ready. It takes 0.4 s and 35 MB, which only
-            those pay who complete; None waits for the first completion that needs it, which then comes too late.
+        jedi_after: seconds without a question, after the first completion, until jedi is made ready. It takes 0.4 s
+            and 35 MB, which only those pay who complete; None waits for the first completion that needs it, which then
+            comes too late.
     """
 
     def __init__(
@@ -58,10 +61,12 @@ class Language:
         self._deadline = deadline
         self._aside = Aside() if aside is None else aside
         self._jedi_after = jedi_after
+        self._asked_at: float = 0.0
         self._timer: threading.Timer | None = None
 
     def close(self) -> None:
         """End the threads that do not hang."""
+        self._jedi_after = None
         if self._timer is not None:
             self._timer.cancel()
         self._aside.close()
@@ -86,10 +91,9 @@ class Language:
             lambda: aligned(code, static(code, cursor, [dict(space) for space in _namespaces(shell)])),
             self._deadline,
         )
+        self._asked_at = monotonic()
         if self._timer is None and self._jedi_after is not None:
-            self._timer = threading.Timer(self._jedi_after, self._make_jedi_ready, (ref(shell),))
-            self._timer.name, self._timer.daemon = "cobnut-language", True
-            self._timer.start()
+            self._look_later(self._jedi_after, ref(shell))
         return _complete_reply(matches, cursor)
 
     def _finder(self, shell: InteractiveShell) -> Finder:
@@ -123,6 +127,7 @@ class Language:
             lambda: _described_unseen(code, cursor, _namespaces(shell)),
             self._deadline,
         )
+        self._asked_at = monotonic()
         return {"status": "ok", "found": bool(data), "data": data, "metadata": {}}
 
     def _described(self, shell: InteractiveShell, name: str, level: int, omitted: list[str]) -> dict[str, Any]:
@@ -185,10 +190,22 @@ class Language:
 
     # ── preparation ─────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _look_later(self, seconds: float, shell: ref[InteractiveShell]) -> None:
+        self._timer = threading.Timer(seconds, self._make_jedi_ready, (shell,))
+        self._timer.name, self._timer.daemon = "cobnut-language", True
+        self._timer.start()
+
     def _make_jedi_ready(self, shell: ref[InteractiveShell]) -> None:
-        """Warm up with a shell that was asked; where it has gone meanwhile, the next one that is asked does it."""
-        living = shell()
-        if living is None:
+        """Warm up with a shell that was asked; where it has gone meanwhile, the next one that is asked does it.
+
+        Who is asked again and again just now is left alone: it is done in the first pause.
+        """
+        living, pause = shell(), self._jedi_after
+        if pause is None:
+            return
+        if (left := self._asked_at + pause - monotonic()) > 0:
+            self._look_later(left, shell)
+        elif living is None:
             self._timer = None
         else:
             self.warm_up(living, jedi=True)

@@ -8,8 +8,10 @@ import sys
 import threading
 import time
 import warnings
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import pytest
 from IPython.core.completer import IPCompleter, provisionalcompleter
@@ -463,10 +465,43 @@ def test_jedi_is_made_ready_after_the_first_completion(shell: InteractiveShell) 
     assert language._timer is None
     for _ in range(3):
         completed(language, shell, "thing.meth")
-    assert language._timer is not None
-    language._timer.join(PLENTY)
+    until(lambda: warmed)
     assert warmed == [((shell,), {"jedi": True})]
     language.close()
+
+
+def test_jedi_is_made_ready_in_a_pause_only(shell: InteractiveShell) -> None:
+    """Who goes on asking is not slowed down by it, whatever he asks for; in the first pause it is made ready."""
+    language, warmed = Language(deadline=PLENTY, jedi_after=60), []
+    language.warm_up = lambda *args, **_: warmed.append(args)  # pyright: ignore[reportAttributeAccessIssue]
+    completed(language, shell, "thing.meth")
+    timers = {language._timer}
+    for ask in (partial(completed, language, shell, "thing.meth"), partial(language.inspect, shell, {"code": "thing"})):
+        language._asked_at -= 60
+        ask()
+        language._make_jedi_ready(ref(shell))
+        assert not warmed
+        timers.add(language._timer)
+    assert len(timers) == 3
+    language._asked_at -= 60
+    language._make_jedi_ready(ref(shell))
+    assert warmed == [(shell,)]
+    for timer in timers:
+        assert timer is not None
+        timer.cancel()
+    language.close()
+
+
+def test_nothing_is_made_ready_after_the_end(shell: InteractiveShell) -> None:
+    """A look that was on its way when the language was closed neither warms up nor looks again."""
+    language, warmed = Language(deadline=PLENTY, jedi_after=60), []
+    language.warm_up = lambda *args, **_: warmed.append(args)  # pyright: ignore[reportAttributeAccessIssue]
+    completed(language, shell, "thing.meth")
+    timer = language._timer
+    language.close()
+    language._make_jedi_ready(ref(shell))
+    assert language._timer is timer
+    assert not warmed
 
 
 def test_warming_up_ends_with_everything_imported(tmp_path: Path) -> None:
