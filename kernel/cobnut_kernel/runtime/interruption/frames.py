@@ -60,9 +60,8 @@ _TAKES_A_LOCK = frozenset(
 A thread that is not begun quite stays among those that Python lists.
 """
 
-_prepares: types.CodeType | None = None
+_prepares: frozenset[types.CodeType] = frozenset()
 _executes: types.CodeType | None = None
-_swallows: types.CodeType | None = None
 
 _looking = threading.RLock()
 """Is held by who asks where the threads stand; again where a signal's handler asks in the midst of it."""
@@ -103,10 +102,10 @@ def add_loop_step(code: types.CodeType) -> None:
     _LOOP_STEPS.add(code)
 
 
-def add_shell(prepares: types.CodeType, executes: types.CodeType, swallows: types.CodeType) -> None:
-    """Know IPython's frames: what makes a cell ready and clears up after it, its code within, its calls of hooks."""
-    global _prepares, _executes, _swallows
-    _prepares, _executes, _swallows = prepares, executes, swallows
+def add_shell(prepares: frozenset[types.CodeType], executes: types.CodeType) -> None:
+    """Know IPython's frames: what it does around a cell's code and on its own account, and what calls that code."""
+    global _prepares, _executes
+    _prepares, _executes = prepares, executes
 
 
 def of_threads() -> dict[int, types.FrameType]:
@@ -202,12 +201,13 @@ def is_delicate(frame: types.FrameType) -> bool:
 
 
 def is_preparing(frame: types.FrameType | None) -> bool:
-    """Tell whether IPython makes a cell ready, clears up after it, or calls a hook of its own.
+    """Tell whether IPython makes a cell ready, clears up after it, calls a hook of its own, or draws an error.
 
-    What is raised in a hook it swallows; one of the user's is to be interrupted all the same.
+    What is raised in a hook it swallows, and an error half drawn is lost; what of that is the user's own code is to be
+    interrupted all the same.
     """
     while frame is not None and frame.f_code is not _executes and frame.f_code not in _LOOP_STEPS:
-        if frame.f_code in (_prepares, _swallows):
+        if frame.f_code in _prepares:
             return True
         if _is_users(frame):
             return False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import sys
 import threading
-import traceback
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property
@@ -35,9 +34,10 @@ from cobnut_kernel.runtime.output.outbox import Outbox, Outgoing
 from cobnut_kernel.runtime.shells.history import History
 from cobnut_kernel.runtime.shells.magics import KernelMagics
 from cobnut_kernel.runtime.shells.payloads import EditMagic, Payloads, next_input, show_in_pager
+from cobnut_kernel.runtime.shells.tracebacks import holds_group, lines_of, plain_traceback
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping
     from contextvars import Token
 
     from IPython.core.completer import IPCompleter
@@ -48,9 +48,14 @@ if TYPE_CHECKING:
     from cobnut_kernel.runtime.output.routing import CurrentJob
 
 add_shell(
-    prepares=InteractiveShell.run_cell_async.__code__,
+    prepares=frozenset(
+        {
+            InteractiveShell.run_cell_async.__code__,
+            InteractiveShell.showtraceback.__code__,
+            EventManager.trigger.__code__,
+        }
+    ),
     executes=InteractiveShell.run_code.__code__,
-    swallows=EventManager.trigger.__code__,
 )
 
 
@@ -325,6 +330,11 @@ class Shell(InteractiveShell):
         """
         if self._interrupts.due:
             self._interrupts.checkpoint()
+        self._publish(msg_type, content, metadata, buffers)
+
+    def _publish(
+        self, msg_type: str, content: dict[str, Any], metadata: dict[str, Any] | None = None, buffers: Any = ()
+    ) -> None:
         self.drain()
         written = dumps(metadata) if metadata else EMPTY
         parent = self._current.parent()
@@ -384,9 +394,9 @@ class Shell(InteractiveShell):
             if CELL_FILES.after_error is not None:
                 CELL_FILES.after_error(shown)
         with without_user_folder():
-            if _holds_group(shown):
+            if holds_group(shown):
                 # IPython leaves these to sys.stderr, where no front end sees an error.
-                self._showtraceback(type(shown), shown, _plain_traceback(shown))
+                self._showtraceback(type(shown), shown, plain_traceback(shown))
             else:
                 super().showtraceback(exc_tuple, *args, **kwargs)
 
@@ -410,7 +420,7 @@ class Shell(InteractiveShell):
         content: dict[str, Any] = {
             "ename": getattr(etype, "__name__", str(etype)),
             "evalue": text_of(evalue),
-            "traceback": _lines(stb),
+            "traceback": lines_of(stb),
         }
         if job is not None:
             if isinstance(evalue, KeyboardInterrupt) and self._timed_out(job):
@@ -422,7 +432,7 @@ class Shell(InteractiveShell):
             if job.options.suppressed is not None:
                 self._outbox.write(job.parent, "stderr", f"{job.options.suppressed} {content['ename']}\n")
                 return
-        self.publish(MessageType.ERROR, content)
+        self._publish(MessageType.ERROR, content)  # whatever is due: Ctrl-C pressed twice must not cost the error
 
     def _timed_out(self, job: Job) -> bool:
         return any(cell.job is job and cell.timed_out for cell in self._interrupts.running())
@@ -470,28 +480,3 @@ def _without_mode(lines: list[str]) -> list[str]:
     if first is not None and lines[first].strip() in MAGICS:
         return [*lines[:first], "\n", *lines[first + 1 :]]
     return lines
-
-
-def _holds_group(error: BaseException | None) -> bool:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if isinstance(error, BaseExceptionGroup):
-            return True
-        seen.add(id(error))
-        error = error.__context__
-    return False
-
-
-def _lines(drawn: Any) -> list[str]:
-    """Return a traceback as the list that the specification wants, whatever a user's own renderer gave."""
-    if isinstance(drawn, str):
-        return [drawn]
-    return [str(line) for line in cast("Sequence[Any]", drawn)] if isinstance(drawn, (list, tuple)) else []
-
-
-def _plain_traceback(error: BaseException | None) -> list[str]:
-    """Draw a traceback as Python does, without the frame of IPython that ran the cell."""
-    if error is None:
-        return []
-    trace = error.__traceback__
-    return traceback.format_exception(type(error), error, trace.tb_next or trace if trace is not None else None)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tests.kernel.wire import Exchange, KernelProcess, WireClient
 
     Interrupt = Callable[[WireClient], None]
+    Start = Callable[..., KernelProcess]
 
 
 def by_signal(client: WireClient) -> None:
@@ -221,6 +222,24 @@ def test_an_interrupt_is_shown_as_keyboardinterrupt(client: WireClient, interrup
         text = re.sub(r"\x1b\[[0-9;]*m", "", "".join(cell.error["traceback"]))
         assert "sleep(60)" in text
         assert "cobnut_kernel" not in text
+
+
+@pytest.mark.parametrize("wait", ["time.sleep(60)", "await asyncio.sleep(60)"])
+@pytest.mark.parametrize("mode", ["", "# thread\n"])
+def test_an_interrupt_again_and_again_does_not_cost_the_error(start_kernel: Start, mode: str, wait: str) -> None:
+    """Ctrl-C is pressed until the reply is there, also while what draws the error is imported: it is shown, once."""
+    client = start_kernel().connect()
+    exchange = client.send_code(f"{mode}import asyncio, time; print('begun'); {wait}")
+    client.wait_for_text(exchange, "begun\n")
+    while not exchange.replies:
+        client.kernel.interrupt()
+        client.receive(0.003)
+    client.finish(exchange)
+    assert exchange.error["ename"] == "KeyboardInterrupt"
+    assert wait in re.sub(r"\x1b\[[\d;]*m", "", "\n".join(exchange.error["traceback"]))
+    assert (exchange.text("stdout"), exchange.text("stderr")) == ("begun\n", "")
+    assert client.execute("'next'").result == "'next'"
+    assert client.kernel.stderr == ""
 
 
 @BOTH
