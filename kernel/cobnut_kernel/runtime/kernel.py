@@ -257,7 +257,7 @@ class Kernel(Handlers, AsyncContextManagerMixin):
         from cobnut_kernel.runtime.shells.shell import Installed
         from cobnut_kernel.runtime.shells.startup import make_shell
 
-        shell = service.subshells.main_shell = make_shell(self.profile, self._settings)
+        shell = make_shell(self.profile, self._settings)
         shell.kernel = self
         shell.connect(service.outbox, self._jobs, self._interrupts, streams.drain)
         service.comms = CommManager(service.outbox, self._jobs)
@@ -271,6 +271,7 @@ class Kernel(Handlers, AsyncContextManagerMixin):
             if self.registration is not None:
                 self.registration.confirm()
             collector.resume()
+            service.subshells.main_shell = shell  # who has waited for it, as all subshells do, is no part of the start
             try:
                 yield
             finally:

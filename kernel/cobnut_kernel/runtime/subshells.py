@@ -50,12 +50,13 @@ class SubshellThread:
         """The shell; waits until the thread has made it.
 
         Raises:
-            UnknownSubshellError: it could not be made.
+            UnknownSubshellError: it could not be made, or has ended.
         """
         self._made.wait()
-        if self._shell is None:
+        shell = self._shell
+        if shell is None:
             raise UnknownSubshellError(self.id)
-        return self._shell
+        return shell
 
     @property
     def ident(self) -> int | None:
@@ -74,16 +75,17 @@ class SubshellThread:
         from cobnut_kernel.runtime.shells.subshell import Subshell
 
         try:
-            self._shell = Subshell(self._main(), self.id, self._kind)
+            shell = self._shell = Subshell(self._main(), self.id, self._kind)
         finally:
             self._made.set()
-        self._shell.enter()
+        shell.enter()
         try:
             await self.lanes.serve()
             while self.beside:  # noqa: ASYNC110 - threads of other loops end it
                 await anyio.sleep(_LOOK)
         finally:
-            self._shell.end()
+            shell.end()
+            self._shell = None  # it goes now: we may be among what the garbage collector leaves alone
 
 
 class SubshellManager:

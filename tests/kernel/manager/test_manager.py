@@ -479,7 +479,7 @@ async def test_a_stop_gets_more_resolute(
     make_manager: MakeManager, tiny: Tiny, habits: tuple[str, ...], heard: list[str], last: int
 ) -> None:
     """A request, half the time; SIGTERM, the other half; SIGKILL to the group."""
-    manager = make_manager(*habits, "parent", shutdown_wait_time=0.3)
+    manager = make_manager(*habits, "parent", shutdown_wait_time=2.0)
     await manager.start_kernel()
     await manager.answered
     child, provisioner = tiny.child(), manager.provisioner
