@@ -65,6 +65,10 @@ _RARELY = 0.25
 _DELICATE = 0.5
 """Seconds that a finalizer gets to end in peace, and a thread to take a lock: it may be waiting for that."""
 
+_ENOUGH = 30
+"""Looks that it gets besides: the whole process may have had no processor in that time, and code that takes a lock
+again and again is met there three times out of four."""
+
 _INSIST = 1.0
 """Seconds until a cell whose time is up, and that has caught its interrupt and gone on, is interrupted once more."""
 
@@ -90,6 +94,7 @@ class Interrupts:
         self._unheard: bool = False
         self._sweeps: bool = False
         self._look: int = 0
+        self._looks: int = 0
         self._looks_since: float = 0.0
         self._stopped: deque[tuple[int, Callable[[Job], bool]]] = deque(maxlen=_REMEMBERED)
         self._stopped_before: int = -1
@@ -207,7 +212,7 @@ class Interrupts:
 
     def _interrupt(self, cells: list[RunningCell], *, everything: bool) -> list[RunningCell]:
         cells = list(dict.fromkeys(each for cell in cells for each in _with_inner(cell)))
-        self._looks_since = time.monotonic()
+        self._look_anew()
         with self._sending:
             cells = [cell for cell in cells if cell.number in self._running]
             self._sweeps = everything and bool(cells)  # what begins from here on may lose its child
@@ -298,13 +303,17 @@ class Interrupts:
 
     def _attend_soon(self) -> None:
         self._look += 1
-        self._looks_since = time.monotonic()
+        self._look_anew()
         self._io_thread.call_soon(self._attend, self._look)
+
+    def _look_anew(self) -> None:
+        self._looks, self._looks_since = 0, time.monotonic()
 
     def _attend(self, look: int) -> None:
         """Look after what has not been seen yet, and again later until all has been."""
         if look != self._look:  # another one has been asked for since
             return
+        self._looks += 1
         if self._attempt_all() or self._unheard:
             pause = min(max(_AGAIN, (time.monotonic() - self._looks_since) / 10), _RARELY)
             self._io_thread.call_later(pause, self._attend, look)
@@ -406,7 +415,7 @@ class Interrupts:
 
     def _is_patient(self) -> bool:
         """Tell whether delicate places are left in peace still: an interrupt raised there may be lost, or do harm."""
-        return time.monotonic() - self._looks_since < _DELICATE
+        return self._looks < _ENOUGH or time.monotonic() - self._looks_since < _DELICATE
 
     def _main_thread(self) -> CellThread | None:
         return self._threads.get(threading.main_thread().ident or 0)

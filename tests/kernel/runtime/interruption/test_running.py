@@ -580,6 +580,18 @@ def test_code_that_is_found_in_ours_is_interrupted_where_it_calls_us_next(place:
     assert not place.interrupts.due
 
 
+def test_who_stood_still_is_patient_still(place: Place) -> None:
+    """A process that had no processor for seconds has looked once: what takes a lock just now is left in peace."""
+    interrupts = place.interrupts
+    interrupts._look_anew()
+    interrupts._looks_since -= 10
+    for looks in range(30):
+        assert interrupts._looks == looks
+        assert interrupts._is_patient()
+        interrupts._attend(interrupts._look)
+    assert not interrupts._is_patient()
+
+
 def test_an_interrupt_that_python_drops_comes_again(place: Place) -> None:
     """One that hits a destructor is told to sys.unraisablehook, which has it raised once more."""
     begun = threading.Event()
