@@ -11,6 +11,7 @@ import threading
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cobnut_kernel.runtime.interruption.interrupts import POKE
+from cobnut_kernel.runtime.interruption.running import HERE
 
 if TYPE_CHECKING:
     import types
@@ -81,15 +82,29 @@ class Signals:
     @classmethod
     def hold(cls) -> None:
         """Hold signals back until the child has handlers of its own: the inherited ones would tell us of its end."""
+        if HERE.thread is not None:
+            HERE.thread.forks = True  # a signal that another thread gets is handled in the main thread all the same
         if cls._current is not None:
             cls._held.mask = signal.pthread_sigmask(signal.SIG_BLOCK, cls._current._before)
 
     @classmethod
     def let_go(cls) -> None:
         """Let signals come again."""
+        if HERE.thread is not None:
+            HERE.thread.forks = False
         mask = cls._held.__dict__.pop("mask", None)
         if mask is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    @classmethod
+    def go_on(cls) -> None:
+        """Let signals come again after a fork; an interrupt that has come meanwhile found us here, and comes again.
+
+        Code that forks again and again spends most of its time between `hold` and here.
+        """
+        cls.let_go()
+        if cls._current is not None and cls._current._interrupts.due:
+            cls._current._interrupts.insist()
 
     @classmethod
     def leave(cls) -> None:
@@ -138,4 +153,4 @@ class Signals:
         self._thread.watch_file(self._reading.fileno(), self._on_signal)
 
 
-os.register_at_fork(before=Signals.hold, after_in_parent=Signals.let_go, after_in_child=Signals.leave)
+os.register_at_fork(before=Signals.hold, after_in_parent=Signals.go_on, after_in_child=Signals.leave)

@@ -403,12 +403,12 @@ class Interrupts:
         cell = main.current
         if not (cell.wanted if cell is not None else main.is_kept_by_a_task(frame)):
             return
-        if is_original_call(frame) or not is_careful(frame):
+        if not main.forks and (is_original_call(frame) or not is_careful(frame)):
             if not (self._is_patient() and is_delicate(frame)):
                 main.strike()
             elif cell is not None:
                 cell.spared = time.monotonic()
-        elif is_ours(frame):
+        elif main.forks or is_ours(frame):
             self.due = True
             if cell is not None:
                 cell.due = True

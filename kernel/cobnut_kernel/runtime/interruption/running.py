@@ -42,7 +42,8 @@ class CellThread:
 
     `current` is the cell whose code it executes now; None while its loop, or a task that is no cell, runs. `wake` ends
     the interruptible wait it is in (blocking.py). `blocked_since` is when its loop was last asked for a sign of life
-    that has not come, 0 where nobody waits for one; by time.monotonic().
+    that has not come, 0 where nobody waits for one; by time.monotonic(). While it `forks`, what Python calls around
+    that must not be interrupted: some of it takes locks and gives them back.
     """
 
     def __init__(self) -> None:
@@ -53,6 +54,7 @@ class CellThread:
         self.current: RunningCell | None = None
         self.wake: Callable[[], object] | None = None
         self.blocked_since: float = 0.0
+        self.forks: bool = False
         self.pending: bool = False
         self.sending: bool = False
 
@@ -65,7 +67,7 @@ class CellThread:
             KeyboardInterrupt: the running cell is to be interrupted, or a task that keeps its loop from running.
         """
         cell = self.current
-        if frames.is_stopped(sys._getframe(1)):
+        if self.forks or frames.is_stopped(sys._getframe(1)):
             return
         if cell is not None:
             if cell.wanted:
@@ -141,8 +143,8 @@ class CellThread:
             return False
         if not (cell.wanted if cell is not None else self.is_kept_by_a_task(frame)):
             return False
-        if frames.is_stopped(frame):
-            return False
+        if self.forks or frames.is_stopped(frame):
+            return self.forks
         if patient and frames.is_delicate(frame):
             if cell is not None:
                 cell.spared = time.monotonic()

@@ -242,6 +242,20 @@ def test_an_interrupt_again_and_again_does_not_cost_the_error(start_kernel: Star
     assert client.kernel.stderr == ""
 
 
+@pytest.mark.parametrize("mode", ["", "# thread\n"])
+def test_what_python_calls_around_a_fork_is_not_interrupted(client: WireClient, mode: str) -> None:
+    """Some of it takes locks and gives them back; the interrupt comes as soon as the fork is over."""
+    cell = client.send_code(
+        f"{mode}from cobnut_kernel.runtime.ending.signals import Signals\nimport time\nSignals.hold()\n"
+        "print('begun')\nend = time.monotonic() + 0.3\nwhile time.monotonic() < end: pass\n"
+        "print('over')\nSignals.go_on()\nwhile True: pass"
+    )
+    client.wait_for_text(cell, "begun\n")
+    by_signal(client)
+    assert client.finish(cell).content["ename"] == "KeyboardInterrupt"
+    assert cell.text() == "begun\nover\n"
+
+
 @BOTH
 def test_code_may_catch_the_interrupt_and_go_on(client: WireClient, interrupt: Interrupt) -> None:
     """The first interrupt is the code's own to handle, the second is delivered again (R24)."""
