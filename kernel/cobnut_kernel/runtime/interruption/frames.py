@@ -44,6 +44,9 @@ _IMPORTS = "<frozen importlib._bootstrap"
 _popen: Any = subprocess.Popen
 _STARTS_A_CHILD: types.CodeType = getattr(_popen._execute_child, "__wrapped__", _popen._execute_child).__code__
 """What is interrupted there leaves a child that nobody knows, and the descriptors of a pipe."""
+_PTY = str(Path(_STANDARD, "pty.py"))
+_PTYPROCESS = str(Path("/site-packages/ptyprocess/ptyprocess.py"))
+"""The file by which IPython starts a command: its object for the child closes the terminal, which ends the child."""
 
 _TAKES_A_LOCK = frozenset(
     function.__code__
@@ -173,7 +176,16 @@ def is_careful(frame: types.FrameType) -> bool:
     more: under trio that is the end of the loop.
     """
     code = frame.f_code
-    return code is _STARTS_A_CHILD or imports(frame) or code.co_filename.startswith((_OURS, _WEAK_SETS, *_loops))
+    return _starts_a_child(code) or imports(frame) or code.co_filename.startswith((_OURS, _WEAK_SETS, *_loops))
+
+
+def _starts_a_child(code: types.CodeType) -> bool:
+    name, file = code.co_name, code.co_filename
+    return (
+        code is _STARTS_A_CHILD
+        or (name == "fork" and file == _PTY)
+        or (name in ("spawn", "__init__") and file.endswith(_PTYPROCESS))
+    )
 
 
 def imports(frame: types.FrameType) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import pty
 import subprocess
 import sys
 import threading
@@ -182,6 +183,27 @@ def test_a_thread_is_begun_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     thread.start()
     thread.join()
     assert seen == [True]
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "expected"),
+    [
+        ("spawn", "/x/site-packages/ptyprocess/ptyprocess.py", True),
+        ("__init__", "/x/site-packages/ptyprocess/ptyprocess.py", True),
+        ("read", "/x/site-packages/ptyprocess/ptyprocess.py", False),
+        ("spawn", "/home/user/ptyprocess.py", False),
+        ("fork", pty.__file__, True),
+        ("spawn", pty.__file__, False),
+        ("fork", "/home/user/pty.py", False),
+    ],
+)
+def test_a_command_in_a_terminal_is_not_interrupted_before_its_child_is_known(
+    name: str, file: str, expected: bool
+) -> None:
+    """Whoever forks and does not learn whom he has forked leaves him behind; to wait for him is no such thing."""
+    names: dict[str, Any] = {"sys": sys}
+    exec(compile(f"def {name}(): return sys._getframe()", file, "exec"), names)
+    assert is_careful(names[name]()) is expected
 
 
 def test_what_ipython_does_for_a_cell_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
