@@ -191,10 +191,10 @@ def test_a_thread_is_begun_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         ("spawn", "/x/site-packages/ptyprocess/ptyprocess.py", True),
         ("__init__", "/x/site-packages/ptyprocess/ptyprocess.py", True),
         ("read", "/x/site-packages/ptyprocess/ptyprocess.py", False),
-        ("spawn", "/home/user/ptyprocess.py", False),
+        ("spawn", "/elsewhere/ptyprocess.py", False),
         ("fork", pty.__file__, True),
         ("spawn", pty.__file__, False),
-        ("fork", "/home/user/pty.py", False),
+        ("fork", "/elsewhere/pty.py", False),
     ],
 )
 def test_a_command_in_a_terminal_is_not_interrupted_before_its_child_is_known(
